@@ -1,0 +1,90 @@
+"""What every dataplane offers to the agent: four verbs and two facts.
+
+A dataplane is used by one thread at a time and blocks while the kernel works. It never flushes: whatever it finds
+is compared with what shall be, and the difference is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Protocol
+
+import msgspec
+
+if TYPE_CHECKING:
+    from pointsman.model.plan import Backend, Delta, Frontend, Plan
+
+
+class Written(msgspec.Struct, frozen=True):
+    """What one sync wrote to the kernel.
+
+    Attributes:
+        added: elements (or rules, servers) that were added.
+        removed: elements (or rules, servers) that were removed.
+        refused: what the kernel did not take, and why; empty when everything is in force. Each key is the frontend
+            as text, or the part of the rule set.
+    """
+
+    added: int = 0
+    removed: int = 0
+    refused: Mapping[str, str] = msgspec.field(default_factory=dict)
+
+
+class Support(msgspec.Struct, frozen=True):
+    """What the node's kernel supports.
+
+    Attributes:
+        available: the mode can run here.
+        schedulers: names that an `Answer.scheduler` may have.
+        reason: why it cannot run here, with the remedy; "" when it can.
+    """
+
+    available: bool
+    schedulers: tuple[str, ...] = ()
+    reason: str = ""
+
+
+class Dataplane(Protocol):
+    """One way to bring a plan into the kernel."""
+
+    mode: str
+
+    def support(self) -> Support:
+        """Ask the kernel what it can do; changes nothing."""
+        ...
+
+    def adopt(self, plan: Plan) -> Written:
+        """Make the kernel hold exactly `plan`, from whatever it holds now: read, compare, write the difference.
+
+        Raises:
+            DataplaneError: nothing was written; what the kernel held is still in force.
+        """
+        ...
+
+    def apply(self, delta: Delta) -> Written:
+        """Bring one delta into the kernel, all or nothing for each address family. `adopt` has to come first.
+
+        Raises:
+            DataplaneError: as for `adopt`; the delta must be applied again (or `adopt` called).
+        """
+        ...
+
+    def read(self) -> Mapping[Frontend, tuple[Backend, ...]]:
+        """Read what the kernel holds: every frontend with the backends that get its new connections."""
+        ...
+
+    def disturbed(self) -> bool:
+        """Tell whether another program changed what is ours since the last call; cheap, never blocks."""
+        ...
+
+    def cleanup(self) -> None:
+        """Remove every trace of this dataplane from the kernel."""
+        ...
+
+    def close(self) -> None:
+        """Release sockets; the kernel keeps what it holds."""
+        ...
+
+
+class DataplaneError(Exception):
+    """The kernel refused a transaction; the message names the element or rule as far as it can be found."""
