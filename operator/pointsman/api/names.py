@@ -1,0 +1,22 @@
+"""Names that users write: the API group, modes, annotations."""
+
+from __future__ import annotations
+
+from typing import Final, Literal, get_args
+
+GROUP: Final = "pointsman.dev"
+VERSION: Final = "v1alpha1"
+API_VERSION: Final = f"{GROUP}/{VERSION}"
+
+WEIGHT_ANNOTATION: Final = "pointsman.dev/weight"
+"""On an EndpointSlice, Endpoints or Pod: the share of new connections, 0..`MAX_WEIGHT`; 0 drains."""
+
+SCHEDULER_ANNOTATION: Final = "pointsman.dev/scheduler"
+"""On a Service: how a backend is chosen; it wins over `ProxyConfig.spec.scheduler`."""
+
+MAX_WEIGHT: Final = 256
+
+Mode = Literal["nftables", "ipvs", "iptables", "userspace"]
+"""A dataplane, as ``spec.mode`` names it."""
+
+MODES: Final[tuple[Mode, ...]] = get_args(Mode)
