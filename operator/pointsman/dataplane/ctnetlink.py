@@ -1,0 +1,201 @@
+"""UDP entries of connection tracking, read and deleted through netlink.
+
+Messages and attributes are those of ``linux/netfilter/nfnetlink_conntrack.h`` and of the kernel's
+``net/netfilter/nf_conntrack_netlink.c``.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from pointsman.dataplane.netlink import ADDRESS_FAMILY, Channel, Message, attribute, attributes, nested
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from pointsman.model.plan import Family
+
+PORT_BYTES: Final = 2
+
+_CT_GET: Final = 1 << 8 | 1  # subsystem NFNL_SUBSYS_CTNETLINK, IPCTNL_MSG_CT_GET
+_CT_DELETE: Final = 1 << 8 | 2
+_TUPLE_ORIG: Final = 1
+_TUPLE_REPLY: Final = 2
+_ID: Final = 12
+_ZONE: Final = 18
+_FILTER: Final = 25
+_TUPLE_IP: Final = 1
+_TUPLE_PROTO: Final = 2
+_PROTO_NUM: Final = 1
+_PROTO_SRC_PORT: Final = 2
+_PROTO_DST_PORT: Final = 3
+_FILTER_ORIG_FLAGS: Final = 1
+_BY_IP_DST: Final = 1 << 1
+_BY_PROTO_NUM: Final = 1 << 3
+_BY_DST_PORT: Final = 1 << 5
+
+_GENERIC: Final = struct.Struct("=BBH")  # struct nfgenmsg
+_FLAGS: Final = struct.Struct("=I")
+_UDP: Final = bytes([socket.IPPROTO_UDP])
+
+
+def pack_endpoint(family: Family, address: str, port: int) -> bytes:
+    """Pack an IP address and a port as entries have them: both in network order, one behind the other."""
+    return socket.inet_pton(ADDRESS_FAMILY[family], address) + pack_port(port)
+
+
+def pack_port(port: int) -> bytes:
+    """Pack a port in network order."""
+    return port.to_bytes(PORT_BYTES)
+
+
+class Entry(NamedTuple):
+    """A UDP entry.
+
+    Attributes:
+        destination: where the client sent to, as `pack_endpoint` packs it.
+        answering: who answers (the source of the reply direction), packed likewise.
+        message: the whole entry as the kernel wrote it.
+    """
+
+    destination: bytes
+    answering: bytes
+    message: Message
+
+
+def read_entries(channel: Channel, family: Family, destination: bytes = b"") -> Iterator[Entry]:
+    """Dump the UDP entries of one IP family.
+
+    Args:
+        channel: to netfilter.
+        family: IP version.
+        destination: only entries that were sent to this address and port, or to this port (two bytes) at any
+            address. The kernel chooses them, from Linux 5.8 on; an older one sends all UDP entries or all entries
+            at all, so look at what comes.
+
+    Raises:
+        OSError: the kernel refused the dump.
+    """
+    layout = _LAYOUTS[family]
+    for message in channel.dump(_CT_GET, layout.request(destination)):
+        entry = layout.read(message)
+        if entry is not None:
+            yield entry
+
+
+def delete_entries(channel: Channel, family: Family, entries: Sequence[Entry]) -> int:
+    """Delete entries; those that vanished meanwhile are passed over.
+
+    Returns:
+        How many were deleted.
+
+    Raises:
+        OSError: the kernel refused one for another reason than that it is gone.
+    """
+    header = _GENERIC.pack(ADDRESS_FAMILY[family], 0, 0)
+    errors = channel.run(_CT_DELETE, [header + _identity(entry.message) for entry in entries])
+    for code in errors:
+        if code != errno.ENOENT:
+            raise OSError(code, os.strerror(code))
+    return len(entries) - len(errors)
+
+
+def _identity(message: Message) -> bytes:
+    """Copy what tells an entry from all others, its identity number included: a successor must not be deleted."""
+    spans = attributes(message.data, message.start + _GENERIC.size, message.end)
+    parts = [(kind, spans[kind]) for kind in (_TUPLE_ORIG, _ZONE, _ID) if kind in spans]
+    return b"".join(attribute(kind, message.data[start:end]) for kind, (start, end) in parts)
+
+
+class _Layout:
+    """Where the kernel puts the addresses and ports of one IP family, so that an entry is read by slicing.
+
+    The kernel writes the two tuples first and always alike. One comparison of all bytes between the values proves it
+    for each entry; an entry that is laid out otherwise (a tuple with a zone of its own) is read by its attributes.
+    """
+
+    def __init__(self, family: Family, address_bytes: int, source: int, destination: int) -> None:
+        """Compute the layout from the family, the length of an address, and its two types of address attribute."""
+        self._header = _GENERIC.pack(ADDRESS_FAMILY[family], 0, 0)
+        self._address_bytes, self._source, self._destination = address_bytes, source, destination
+        zeros, ones = self._tuples(0), self._tuples(0xFF)
+        self._size = len(zeros)
+        self._expected = int.from_bytes(zeros)
+        self._fixed = ~(self._expected ^ int.from_bytes(ones))
+        # Four bytes of header before each value and each nest; protocol number and ports are padded to four.
+        answering = self._size // 2 + 12
+        sent_to = 12 + address_bytes + 4
+        sent_port = sent_to + address_bytes + 24
+        answering_port = answering + 2 * address_bytes + 20
+        self._sent_to = slice(sent_to, sent_to + address_bytes)
+        self._sent_port = slice(sent_port, sent_port + PORT_BYTES)
+        self._answering = slice(answering, answering + address_bytes)
+        self._answering_port = slice(answering_port, answering_port + PORT_BYTES)
+
+    def request(self, destination: bytes) -> bytes:
+        """Write the body of a dump request that asks for UDP, and for `destination` when it is not empty."""
+        flags = _BY_PROTO_NUM
+        addresses: list[bytes] = []
+        protocol = [attribute(_PROTO_NUM, _UDP)]
+        if destination:
+            flags |= _BY_DST_PORT
+            protocol.append(attribute(_PROTO_DST_PORT, destination[-PORT_BYTES:]))
+        if len(destination) > PORT_BYTES:
+            flags |= _BY_IP_DST
+            addresses.append(attribute(self._destination, destination[:-PORT_BYTES]))
+        return b"".join(
+            (
+                self._header,
+                nested(_FILTER, attribute(_FILTER_ORIG_FLAGS, _FLAGS.pack(flags))),
+                nested(_TUPLE_ORIG, nested(_TUPLE_IP, *addresses), nested(_TUPLE_PROTO, *protocol)),
+            )
+        )
+
+    def read(self, message: Message) -> Entry | None:
+        """Read one message; None when it is no UDP entry of this family."""
+        start = message.start + _GENERIC.size
+        tuples = message.data[start : start + self._size]
+        if int.from_bytes(tuples) & self._fixed == self._expected:
+            destination = tuples[self._sent_to] + tuples[self._sent_port]
+            return Entry(destination, tuples[self._answering] + tuples[self._answering_port], message)
+        return self.read_attributes(message)
+
+    def read_attributes(self, message: Message) -> Entry | None:
+        """Read one message attribute by attribute."""
+        data = message.data
+        spans = attributes(data, message.start + _GENERIC.size, message.end)
+        if _TUPLE_ORIG not in spans or _TUPLE_REPLY not in spans:
+            return None
+        destination = self._endpoint(data, spans[_TUPLE_ORIG], self._destination, _PROTO_DST_PORT)
+        answering = self._endpoint(data, spans[_TUPLE_REPLY], self._source, _PROTO_SRC_PORT)
+        return Entry(destination, answering, message) if destination and answering else None
+
+    def _endpoint(self, data: bytes, span: tuple[int, int], address: int, port: int) -> bytes:
+        """Read one end of a tuple as `pack_endpoint` writes it; empty when it is not UDP or of another family."""
+        parts = attributes(data, *span)
+        addresses = attributes(data, *parts.get(_TUPLE_IP, (0, 0)))
+        protocol = attributes(data, *parts.get(_TUPLE_PROTO, (0, 0)))
+        if address not in addresses or port not in protocol or data[slice(*protocol[_PROTO_NUM])] != _UDP:
+            return b""
+        return data[slice(*addresses[address])] + data[slice(*protocol[port])]
+
+    def _tuples(self, filler: int) -> bytes:
+        """Write both tuples as the kernel does, every address and port made of `filler`."""
+        address, port = bytes([filler]) * self._address_bytes, bytes([filler]) * PORT_BYTES
+        members = (
+            nested(_TUPLE_IP, attribute(self._source, address), attribute(self._destination, address)),
+            nested(
+                _TUPLE_PROTO,
+                attribute(_PROTO_NUM, _UDP),
+                attribute(_PROTO_SRC_PORT, port),
+                attribute(_PROTO_DST_PORT, port),
+            ),
+        )
+        return nested(_TUPLE_ORIG, *members) + nested(_TUPLE_REPLY, *members)
+
+
+_LAYOUTS: Final[Mapping[Family, _Layout]] = {4: _Layout(4, 4, 1, 2), 6: _Layout(6, 16, 3, 4)}
