@@ -7,9 +7,10 @@ import struct
 
 import pytest
 
+from pointsman.dataplane.channel import Message
 from pointsman.dataplane.conntrack import StaleEntries
 from pointsman.dataplane.ctnetlink import _LAYOUTS, pack_endpoint
-from pointsman.dataplane.netlink import Message, attribute, nested
+from pointsman.dataplane.netlink import attribute, nested
 from pointsman.model.plan import NODE_PORT, Answer, Backend, Family, Frontend, Pool
 
 VIP, NODE, FAR = "10.96.0.10", "192.0.2.1", "198.51.100.7"
@@ -97,11 +98,6 @@ def test_a_frontend_of_its_own_goes_before_the_node_port() -> None:
     frontends = {udp(NODE_PORT, 30053): answer(OLD), udp(NODE, 30053): answer(NEW)}
     assert stale(frontends, (NODE, 30053), OLD)
     assert not stale(frontends, (NODE, 30053), NEW)
-
-
-def test_each_destination_is_asked_for_once() -> None:
-    frontends = {udp(NODE_PORT, 53): None, udp(VIP, 53): None, udp(VIP, 54): None}
-    assert StaleEntries(4, frontends, LOCAL).destinations() == [b"\x00\x35", pack_endpoint(4, VIP, 54)]
 
 
 ENDS: list[tuple[Family, str, str, str]] = [

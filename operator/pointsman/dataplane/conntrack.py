@@ -12,8 +12,8 @@ import ipaddress
 from collections import defaultdict
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from pointsman.dataplane.channel import NETLINK_NETFILTER, NETLINK_ROUTE, Channel, read_addresses
 from pointsman.dataplane.ctnetlink import PORT_BYTES, delete_entries, pack_endpoint, pack_port, read_entries
-from pointsman.dataplane.netlink import NETLINK_NETFILTER, NETLINK_ROUTE, Channel, read_addresses
 from pointsman.dataplane.protocol import DataplaneError
 from pointsman.model.plan import NODE_PORT
 
@@ -31,7 +31,7 @@ _REMEDIES: Final[Mapping[int, str]] = {
 }
 _IPV4: Final = 4
 _ONE_BY_ONE: Final = 4
-"""Up to so many destinations of a family are asked for one by one: each dump walks the kernel's whole table."""
+"""Up to so many ports of a family are asked for one by one: each dump walks the kernel's whole table (30 ms)."""
 
 
 class Conntrack:
@@ -82,12 +82,11 @@ class Conntrack:
         with_node_ports = any(frontend.address == NODE_PORT for frontend in frontends)
         local = read_addresses(self._route, family) if with_node_ports else frozenset()
         rules = StaleEntries(family, frontends, local)
-        wanted = rules.destinations()
-        dumps = wanted if len(wanted) <= _ONE_BY_ONE else (b"",)
+        ports = {frontend.port for frontend in frontends}
         stale = [
             entry
-            for destination in dumps
-            for entry in read_entries(self._netfilter, family, destination)
+            for port in (ports if len(ports) <= _ONE_BY_ONE else (None,))
+            for entry in read_entries(self._netfilter, family, port)
             if rules.hold(entry.destination, entry.answering)
         ]
         return delete_entries(self._netfilter, family, stale)
@@ -127,14 +126,6 @@ class StaleEntries:
             key = pack_port(frontend.port) if port_only else pack_endpoint(family, frontend.address, frontend.port)
             self._answers[key] = answer
         self._backends: dict[bytes, _Backends] = {}
-
-    def destinations(self) -> list[bytes]:
-        """List what to ask the kernel for, each entry being in one answer only.
-
-        Returns:
-            Packed ports (node-port frontends) and packed addresses with other ports.
-        """
-        return [key for key in self._answers if len(key) == PORT_BYTES or key[-PORT_BYTES:] not in self._answers]
 
     def hold(self, destination: bytes, answering: bytes) -> bool:
         """Tell whether an entry is stale.

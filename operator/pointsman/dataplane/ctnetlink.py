@@ -12,7 +12,8 @@ import socket
 import struct
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from pointsman.dataplane.netlink import ADDRESS_FAMILY, Channel, Message, attribute, attributes, nested
+from pointsman.dataplane.channel import ADDRESS_FAMILY, Channel, Message, attributes
+from pointsman.dataplane.netlink import attribute, nested
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -34,7 +35,6 @@ _PROTO_NUM: Final = 1
 _PROTO_SRC_PORT: Final = 2
 _PROTO_DST_PORT: Final = 3
 _FILTER_ORIG_FLAGS: Final = 1
-_BY_IP_DST: Final = 1 << 1
 _BY_PROTO_NUM: Final = 1 << 3
 _BY_DST_PORT: Final = 1 << 5
 
@@ -67,21 +67,23 @@ class Entry(NamedTuple):
     message: Message
 
 
-def read_entries(channel: Channel, family: Family, destination: bytes = b"") -> Iterator[Entry]:
+def read_entries(channel: Channel, family: Family, port: int | None = None) -> Iterator[Entry]:
     """Dump the UDP entries of one IP family.
+
+    The kernel chooses them, from Linux 5.8 on; an older one sends all entries of the family. It could choose by
+    address as well, but for IPv6 it then leaves out exactly the entries that match (Linux 6.18: an inverted
+    comparison in ``ctnetlink_filter_match_tuple``).
 
     Args:
         channel: to netfilter.
         family: IP version.
-        destination: only entries that were sent to this address and port, or to this port (two bytes) at any
-            address. The kernel chooses them, from Linux 5.8 on; an older one sends all UDP entries or all entries
-            at all, so look at what comes.
+        port: only entries that were sent to this port; None means any.
 
     Raises:
         OSError: the kernel refused the dump.
     """
     layout = _LAYOUTS[family]
-    for message in channel.dump(_CT_GET, layout.request(destination)):
+    for message in channel.dump(_CT_GET, layout.request(port)):
         entry = layout.read(message)
         if entry is not None:
             yield entry
@@ -136,22 +138,17 @@ class _Layout:
         self._answering = slice(answering, answering + address_bytes)
         self._answering_port = slice(answering_port, answering_port + PORT_BYTES)
 
-    def request(self, destination: bytes) -> bytes:
-        """Write the body of a dump request that asks for UDP, and for `destination` when it is not empty."""
-        flags = _BY_PROTO_NUM
-        addresses: list[bytes] = []
-        protocol = [attribute(_PROTO_NUM, _UDP)]
-        if destination:
+    def request(self, port: int | None) -> bytes:
+        """Write the body of a dump request that asks for UDP entries, to `port` or to any."""
+        flags, protocol = _BY_PROTO_NUM, [attribute(_PROTO_NUM, _UDP)]
+        if port is not None:
             flags |= _BY_DST_PORT
-            protocol.append(attribute(_PROTO_DST_PORT, destination[-PORT_BYTES:]))
-        if len(destination) > PORT_BYTES:
-            flags |= _BY_IP_DST
-            addresses.append(attribute(self._destination, destination[:-PORT_BYTES]))
+            protocol.append(attribute(_PROTO_DST_PORT, pack_port(port)))
         return b"".join(
             (
                 self._header,
                 nested(_FILTER, attribute(_FILTER_ORIG_FLAGS, _FLAGS.pack(flags))),
-                nested(_TUPLE_ORIG, nested(_TUPLE_IP, *addresses), nested(_TUPLE_PROTO, *protocol)),
+                nested(_TUPLE_ORIG, nested(_TUPLE_IP), nested(_TUPLE_PROTO, *protocol)),
             )
         )
 
