@@ -1,0 +1,135 @@
+"""Kernel parameters under /proc/sys: those of connection tracking are set when asked for, forwarding is looked at.
+
+A parameter that is missing or that may not be written is reported, and the rest goes on: a node with a read-only
+/proc/sys still proxies (kube-proxy ends there, again and again).
+"""
+
+from __future__ import annotations
+
+import errno
+import math
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from pointsman.model.problems import Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator, Mapping
+
+    from pointsman.api.proxyconfig import Conntrack
+    from pointsman.model.plan import Family
+
+_PROC: Final = Path("/proc/sys")
+_PREFIX: Final = "net.netfilter.nf_conntrack_"
+_ENTRIES_FOR_EACH_BUCKET: Final = 4  # the kernel's own measure (nf_conntrack_init_start), and kube-proxy's
+_FORWARDING: Final[Mapping[Family, str]] = {4: "net.ipv4.ip_forward", 6: "net.ipv6.conf.all.forwarding"}
+_MODULE_REMEDY: Final = "load the kernel module nf_conntrack, or take the field out of the ProxyConfig"
+
+
+def apply_conntrack(settings: Conntrack, root: Path = _PROC, *, cores: int | None = None) -> tuple[Problem, ...]:
+    """Set the parameters of connection tracking that `settings` names; a value that is right is not written again.
+
+    As kube-proxy does: ``nf_conntrack_max`` is the larger of ``maxPerCore`` times the cores and ``min``; 0 leaves the
+    kernel's value alone, and so does a field that is absent. ``min`` alone only ever raises the kernel's value. The
+    hash table grows to a quarter of the limit, and never shrinks.
+
+    Args:
+        settings: `spec.conntrack` of the node's ProxyConfig.
+        root: where the kernel's parameters are.
+        cores: CPU cores of the node; None asks the system.
+
+    Returns:
+        A problem for each parameter that could not be set. Nothing is raised.
+    """
+    problems = []
+    for field, name, value in _wanted(settings, root, cores or os.cpu_count() or 1):
+        problem = _set(root, f"spec.conntrack.{field}", _PREFIX + name, value)
+        if problem:
+            problems.append(problem)
+    return tuple(problems)
+
+
+def check_forwarding(families: Collection[Family] = (4, 6), root: Path = _PROC) -> tuple[Problem, ...]:
+    """Report IP families that the node does not forward: connections of pods and of other machines then go nowhere.
+
+    It is not switched on here: in nftables mode kube-proxy leaves that to whoever set the node up as well. A family
+    that the kernel does not have is no problem.
+    """
+    return tuple(
+        Problem(
+            source="kernel",
+            object="",
+            field=name,
+            message="it is 0: this node forwards no packets, so Services answer nobody but the node itself",
+            remedy=f"run `sysctl -w {name}=1`, and put `{name} = 1` into /etc/sysctl.d/ to keep it",
+            dropped="nothing",
+        )
+        for family, name in _FORWARDING.items()
+        if family in families and _read(root, name) == 0
+    )
+
+
+def _wanted(settings: Conntrack, root: Path, cores: int) -> Iterator[tuple[str, str, int]]:
+    """List field, name behind the prefix, and value of the parameters to set."""
+    limit = _limit(settings, root, cores)
+    if limit:
+        field = "min" if settings.max_per_core is None else "maxPerCore"
+        yield field, "max", limit
+        buckets = limit // _ENTRIES_FOR_EACH_BUCKET
+        if buckets > (_read(root, _PREFIX + "buckets") or 0):
+            yield field, "buckets", buckets
+    timeouts = (
+        ("tcpEstablishedTimeout", "tcp_timeout_established", settings.tcp_established_timeout),
+        ("tcpCloseWaitTimeout", "tcp_timeout_close_wait", settings.tcp_close_wait_timeout),
+        ("udpTimeout", "udp_timeout", settings.udp_timeout),
+        ("udpStreamTimeout", "udp_timeout_stream", settings.udp_stream_timeout),
+    )
+    yield from ((field, name, math.ceil(seconds)) for field, name, seconds in timeouts if seconds)
+    if settings.tcp_be_liberal is not None:
+        yield "tcpBeLiberal", "tcp_be_liberal", int(settings.tcp_be_liberal)
+
+
+def _limit(settings: Conntrack, root: Path, cores: int) -> int:
+    """Compute how many connections to track; 0 leaves the kernel's value alone."""
+    least = settings.min or 0
+    if settings.max_per_core is not None:
+        return max(settings.max_per_core * cores, least) if settings.max_per_core else 0
+    return least if least > (_read(root, _PREFIX + "max") or 0) else 0
+
+
+def _set(root: Path, field: str, name: str, value: int) -> Problem | None:
+    """Write one parameter unless it has the value."""
+    try:
+        if _read(root, name) != value:
+            _path(root, name).write_text(f"{value}\n", "ascii")
+    except OSError as error:
+        return Problem(
+            source="kernel",
+            object="",
+            field=field,
+            message=f"{name} could not be set to {value}: {error.strerror}",
+            remedy=_remedy(name, value, error),
+            dropped="this setting",
+        )
+    return None
+
+
+def _remedy(name: str, value: int, error: OSError) -> str:
+    if error.errno == errno.ENOENT:
+        return _MODULE_REMEDY
+    if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
+        return f"run `sysctl -w {name}={value}` on the node, or let the agent write to /proc/sys (privileged)"
+    return "use a value that the kernel takes, or take the field out of the ProxyConfig"
+
+
+def _read(root: Path, name: str) -> int | None:
+    """Read a parameter; None when it is not there, cannot be read or is no number."""
+    try:
+        return int(_path(root, name).read_text("ascii"))
+    except (OSError, ValueError):
+        return None
+
+
+def _path(root: Path, name: str) -> Path:
+    return root / name.replace(".", "/")
