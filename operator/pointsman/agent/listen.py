@@ -1,0 +1,68 @@
+"""Addresses to listen at, as options name them, and servers that keep trying to get theirs."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from pointsman.agent.http import HttpServer
+
+if TYPE_CHECKING:
+    from pointsman.agent.clock import Clock
+    from pointsman.agent.http import Handler
+
+_LOG: Final = logging.getLogger(__name__)
+_RETRY: Final = 5.0
+"""Seconds until an address that could not be bound is tried again, as kube-proxy does."""
+_MAX_PORT: Final = 65535
+
+
+class Address(msgspec.Struct, frozen=True):
+    """Where to listen; `host` None means all addresses."""
+
+    host: str | None
+    port: int
+
+
+def parse_address(text: str, flag: str) -> Address | None:
+    """Read ``IP:PORT``, ``[IPv6]:PORT`` or ``:PORT``; None for "", which turns the server off.
+
+    Raises:
+        ValueError: it is none of these; the message names flag, value and what is allowed.
+    """
+    if not text:
+        return None
+    host, colon, port = text.rpartition(":")
+    bare = host.removeprefix("[").removesuffix("]")
+    well = colon and port.isascii() and port.isdigit() and int(port) <= _MAX_PORT and (":" not in bare or bare != host)
+    if not well:
+        raise ValueError(f"{flag} {text}: is no address with a port; write IP:PORT, [IPv6]:PORT, or '' for none")
+    return Address(bare or None, int(port))
+
+
+async def serve(handler: Handler, address: Address, flag: str, clock: Clock) -> None:
+    """Serve until cancelled. An address that cannot be bound is told once, and tried again: it stops nothing else."""
+    server = HttpServer(handler)
+    told = False
+    forever = asyncio.Event()
+    while True:
+        try:
+            await server.start(address.host, address.port)
+            break
+        except OSError as error:
+            if not told:
+                _LOG.warning(
+                    "%s %s:%d: cannot listen there (%s); name another address, or stop what listens there; "
+                    "going on without it, and trying again every %d s",
+                    flag, address.host or "", address.port, error.strerror, _RETRY,
+                )  # fmt: skip
+                told = True
+        await clock.wait(forever, _RETRY)
+    _LOG.info("%s: listening on %s", flag, ", ".join(f"{host}:{port}" for host, port in server.addresses))
+    try:
+        await clock.wait(forever, None)
+    finally:
+        await server.stop()

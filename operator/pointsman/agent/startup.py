@@ -1,0 +1,59 @@
+"""What has to be right before the agent starts; each failure says what to do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from pointsman.model.parse import parse
+
+if TYPE_CHECKING:
+    from pointsman.api.proxyconfig import ProxyConfigSpec
+
+_CAP_NET_ADMIN: Final = 12
+"""Bit of the capability in ``CapEff`` (linux/capability.h)."""
+
+
+class AgentError(Exception):
+    """The agent cannot start or go on; the message says why and what to do."""
+
+
+def check_rights(status: Path = Path("/proc/self/status")) -> None:
+    """Make sure that this process may change the kernel's rules.
+
+    Args:
+        status: the process's status file (proc(5)).
+
+    Raises:
+        AgentError: it may not.
+    """
+    lines = status.read_text().splitlines()
+    effective = next(int(line.split()[1], 16) for line in lines if line.startswith("CapEff:"))
+    if not effective >> _CAP_NET_ADMIN & 1:
+        raise AgentError(
+            "the agent needs CAP_NET_ADMIN to program nftables; run it as root (sudo), in a container with "
+            "securityContext.capabilities.add: [NET_ADMIN], or, to try it out, inside `unshare -rn`"
+        )
+
+
+def read_config(file: Path) -> ProxyConfigSpec:
+    """Read the ProxyConfig that ``--config`` names.
+
+    Raises:
+        AgentError: it cannot be read, or is not exactly one valid ProxyConfig.
+    """
+    from pointsman.api.proxyconfig import ProxyConfig  # noqa: PLC0415 (pydantic: only for those who need it)
+
+    try:
+        parsed = parse(file.read_bytes(), str(file))
+    except OSError as error:
+        raise AgentError(f"--config {file}: cannot read the file ({error.strerror}); name another one") from error
+    if parsed.problems:
+        raise AgentError("\n".join(f"--config {problem}" for problem in parsed.problems))
+    configs = [obj for obj in parsed.objects if isinstance(obj, ProxyConfig)]
+    if len(configs) != 1 or len(parsed.objects) != 1:
+        raise AgentError(
+            f"--config {file}: has {len(configs)} ProxyConfig objects and {len(parsed.objects) - len(configs)} others; "
+            "write exactly one ProxyConfig into it"
+        )
+    return configs[0].spec

@@ -1,0 +1,59 @@
+"""The node's own addresses, for an agent that has no Node object to read them from."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from typing import TYPE_CHECKING, Final
+
+from pointsman.dataplane.channel import ADDRESS_FAMILY, NETLINK_ROUTE, Channel, read_addresses
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pointsman.model.plan import Family
+
+_FAMILIES: Final[tuple[Family, Family]] = (4, 6)
+_ELSEWHERE: Final[Mapping[Family, str]] = {4: "198.51.100.1", 6: "2001:db8::1"}
+"""Addresses for documentation (RFC 5737, RFC 3849): nearly always behind the default route."""
+
+
+def node_addresses() -> tuple[str, ...]:
+    """Find the primary address of each IP family in this thread's network namespace.
+
+    That is the address from which the node would connect to somewhere beyond its default route, or, without such a
+    route, the lowest address that is neither loopback, link-local nor multicast. No packet is sent.
+
+    Returns:
+        At most one canonical address for each family, IPv4 first.
+    """
+    found = (_towards_elsewhere(family) or _lowest(family) for family in _FAMILIES)
+    return tuple(address for address in found if address)
+
+
+def _towards_elsewhere(family: Family) -> str:
+    try:
+        with socket.socket(ADDRESS_FAMILY[family], socket.SOCK_DGRAM) as probe:
+            probe.connect((_ELSEWHERE[family], 9))  # connecting a datagram socket only looks up the route
+            address = probe.getsockname()[0]
+    except OSError:
+        return ""
+    return address if _serves(ipaddress.ip_address(address)) else ""
+
+
+def _lowest(family: Family) -> str:
+    try:
+        channel = Channel(NETLINK_ROUTE)
+    except OSError:
+        return ""
+    try:
+        addresses = [ipaddress.ip_address(packed) for packed in sorted(read_addresses(channel, family))]
+    except OSError:
+        return ""
+    finally:
+        channel.close()
+    return next((str(address) for address in addresses if _serves(address)), "")
+
+
+def _serves(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+    return not (address.is_loopback or address.is_link_local or address.is_multicast or address.is_unspecified)
