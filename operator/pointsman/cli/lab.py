@@ -1,0 +1,95 @@
+"""``pointsman lab``: a small cluster on this machine, shown with real connections."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path  # noqa: TC003 (typer reads the annotations)
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from pointsman.lab.cluster import Cluster
+
+_INTERRUPTED = 130
+
+
+def command(
+    *,
+    manifests: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            exists=True,
+            file_okay=False,
+            help="Your own objects: pods are made for the endpoints in it, and every frontend is tried.",
+        ),
+    ] = None,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the lab up, and say how to look around.")] = False,
+    remove: Annotated[bool, typer.Option("--remove", help="Remove labs that were left up; do nothing else.")] = False,
+    plain: Annotated[bool, typer.Option("--plain", help="No colours, nothing that moves.")] = False,
+    output: Annotated[
+        Literal["text", "json"], typer.Option("--output", "-o", help="Text for people, or one JSON object.")
+    ] = "text",
+) -> None:
+    """Build a cluster of network namespaces, send real connections through its Services, and remove it.
+
+    Exits with 0 when every connection came out as it has to. Needs root, or a system that lets plain users make
+    namespaces of their own.
+    """
+    from pointsman.lab.namespaces import LabError  # noqa: PLC0415 (`pointsman --help` needs none of it)
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _leave)
+    try:
+        good = _remove() if remove else _show(manifests, keep=keep, plain=plain, as_json=output == "json")
+    except LabError as error:
+        typer.echo(f"pointsman lab: {error}", err=True)
+        raise typer.Exit(1) from error
+    except KeyboardInterrupt:
+        typer.echo("pointsman lab: interrupted; everything is removed", err=True)
+        raise typer.Exit(_INTERRUPTED) from None
+    raise typer.Exit(0 if good else 1)
+
+
+def _show(manifests: Path | None, *, keep: bool, plain: bool, as_json: bool) -> bool:
+    from pointsman.cli.lab_view import Silent, View  # noqa: PLC0415 (as above)
+    from pointsman.lab import privileges, records  # noqa: PLC0415 (as above)
+    from pointsman.lab.tour import run_tour  # noqa: PLC0415 (as above)
+
+    privileges.acquire(sys.argv[1:])
+    swept = records.sweep()
+    view = View(plain=plain)
+    if swept and not as_json:
+        view.note(f"removed what {len(swept)} interrupted labs had left")
+
+    def leave_up(cluster: Cluster) -> None:
+        view.look_around(cluster, inside=privileges.is_inside())
+
+    watcher = Silent() if as_json else view
+    result = run_tour(watcher, manifests=manifests, leave_up=leave_up if keep else None)
+    if as_json:
+        import msgspec  # noqa: PLC0415 (as above)
+
+        typer.echo(msgspec.json.encode(result).decode())
+    else:
+        view.verdict(result)
+    return result.good
+
+
+def _remove() -> bool:
+    from pointsman.lab import records  # noqa: PLC0415 (as above)
+
+    kept = records.kept()
+    for lab in kept:
+        records.remove(lab)
+        typer.echo(f"removed {lab.prefix}*")
+    swept = records.sweep()
+    if not kept and not swept:
+        typer.echo("there is no lab to remove")
+    return True
+
+
+def _leave(_number: int, _frame: object) -> NoReturn:
+    raise KeyboardInterrupt

@@ -1,0 +1,268 @@
+"""A small cluster: a node for each Node object with an agent of its own, a pod for each endpoint, clients."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from datetime import datetime
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from pointsman.lab import keeper, records
+from pointsman.lab.layout import CLIENT_ADDRESSES, Layout, lay_out
+from pointsman.lab.namespaces import LabError
+from pointsman.lab.network import Host, Network, family_of, has_ipv6
+from pointsman.lab.servers import Server, Servers
+from pointsman.lab.traffic import fetch
+from pointsman.sources.manifest_files import ManifestFiles
+from pointsman.sources.protocol import SourceError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+    from types import TracebackType
+    from typing import Self
+
+    from pointsman.model.parse import Object
+    from pointsman.model.problems import Problem
+
+HEALTHZ_PORT: Final = 10256
+_PATIENCE: Final = 20.0
+"""Seconds until an agent that is not ready, or a change that is not in the kernel, counts as failed."""
+
+
+class Agent:
+    """The agent of one node: a process in the node's namespace."""
+
+    def __init__(self, node: Host, manifests: Path, log: Path) -> None:
+        self.node = node
+        self._manifests = manifests
+        self._log = log
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it; see `wait_until_ready`."""
+        command = [sys.executable, "-m", "pointsman", "agent", "--manifests", str(self._manifests)]
+        with self._log.open("ab") as log:
+            self._process = self.node.namespace.start(
+                [*command, "--node-name", self.node.name, "--healthz-address", f"0.0.0.0:{HEALTHZ_PORT}"],
+                output=log.fileno(),
+            )
+
+    def wait_until_ready(self) -> None:
+        """Wait until its first full sync is in the kernel: /healthz says 200.
+
+        Raises:
+            LabError: it ended, or it is not ready in time; the message holds the end of its log.
+        """
+        self._wait(lambda: self._healthz()[0] == 200, "not ready")  # noqa: PLR2004 - HTTP: OK
+
+    def wait_for_sync(self, after: float) -> float:
+        """Wait until it has brought a change into the kernel.
+
+        Args:
+            after: when the change was made, in Unix seconds.
+
+        Returns:
+            When the sync was done, in Unix seconds.
+
+        Raises:
+            LabError: as for `wait_until_ready`.
+        """
+        self._wait(lambda: self._synced_at() > after, "has not brought the change into the kernel")
+        return self._synced_at()
+
+    def kill(self) -> None:
+        """End it with SIGKILL: it has no chance to clean up."""
+        self._end(signal.SIGKILL)
+
+    def stop(self) -> None:
+        """End it with SIGTERM."""
+        self._end(signal.SIGTERM)
+
+    def release(self) -> int:
+        """Let it outlive this process.
+
+        Returns:
+            Its process ID.
+
+        Raises:
+            LabError: it does not run.
+        """
+        if self._process is None:
+            raise LabError(f"the agent of {self.node.name} is not running")
+        return _release(self._process)
+
+    def _end(self, number: signal.Signals) -> None:
+        if self._process is None:
+            return
+        self._process.send_signal(number)
+        try:
+            self._process.wait(5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process = None
+
+    def _healthz(self) -> tuple[int, bytes]:
+        with contextlib.suppress(OSError):
+            return fetch(self.node, "127.0.0.1", HEALTHZ_PORT, "/healthz", timeout=2)
+        return 0, b"{}"
+
+    def _synced_at(self) -> float:
+        families = msgspec.json.decode(self._healthz()[1]).get("status", {})
+        times = [datetime.fromisoformat(family["lastUpdated"]).timestamp() for family in families.values()]
+        return min(times, default=0.0)
+
+    def _wait(self, done: Callable[[], bool], problem: str) -> None:
+        deadline = time.monotonic() + _PATIENCE
+        while not done():
+            ended = self._process is not None and self._process.poll() is not None
+            if ended or time.monotonic() > deadline:
+                said = self._log.read_text("utf-8", "replace").strip().splitlines()[-15:]
+                what = f"ended with status {self._process.returncode}" if ended and self._process else problem
+                raise LabError("\n".join([f"the agent of {self.node.name} {what}; its log ends with:", *said]))
+            time.sleep(0.02)
+
+
+class Cluster:
+    """Nodes with agents, pods with servers, client pods and a client outside; a context manager that removes all.
+
+    Attributes:
+        manifests: the directory that the agents follow, a copy of the one given.
+        objects, problems: what was in it at the start.
+        pods: by address.
+        client_pods: a pod without a server on each node, by the node's name.
+        outside: the client outside of the cluster.
+    """
+
+    def __init__(self, manifests: Path) -> None:
+        """Read the manifests and build the network; agents are not started yet.
+
+        Raises:
+            LabError: the manifests or the kernel do not let it.
+        """
+        self.network = Network()
+        self.files = records.home() / self.network.prefix
+        self.manifests = self.files / "manifests"
+        self.kept = False
+        self.servers = Servers()
+        try:
+            shutil.copytree(manifests, self.manifests)
+            (self.files / "logs").mkdir()
+            self.objects, self.problems = read_manifests(self.manifests)
+            self.layout = lay_out(self.objects)
+            self._build(self.layout)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def start_agents(self) -> None:
+        """Start the agents of all nodes, and wait until they are ready."""
+        for agent in self.agents.values():
+            agent.start()
+        for agent in self.agents.values():
+            agent.wait_until_ready()
+
+    def write(self, name: str, data: bytes) -> float:
+        """Replace one manifest, in one step.
+
+        Returns:
+            When, in Unix seconds.
+        """
+        draft = self.files / "draft"
+        draft.write_bytes(data)
+        written = time.time()
+        draft.rename(self.manifests / name)
+        return written
+
+    def wait_for_sync(self, after: float) -> float:
+        """Wait until a change is in the kernel of every node; takes and returns Unix seconds."""
+        return max(agent.wait_for_sync(after) for agent in self.agents.values())
+
+    def server(self, address: str) -> Server:
+        """Return the (first) server at an address."""
+        return next(server for server in self.servers.running() if server.address == address)
+
+    def keep(self) -> None:
+        """Leave everything up when this object is closed; the servers go on in a process of their own."""
+        file = self.files / "servers.json"
+        file.write_bytes(msgspec.json.encode([keeper.describe(server) for server in self.servers.running()]))
+        self.servers.close()
+        process = self.network.router.namespace.start([sys.executable, "-m", "pointsman.lab.keeper", str(file)])
+        pids = [process.pid, *(agent.release() for agent in self.agents.values())]
+        records.keep(records.Kept(self.network.prefix, tuple(records.process(pid) for pid in pids)))
+        _release(process)
+        self.kept = True
+
+    def close(self) -> None:
+        """End agents and servers and remove every trace, unless it is kept."""
+        if self.kept:
+            return
+        for agent in getattr(self, "agents", {}).values():
+            agent.kill()
+        self.servers.close()
+        self.network.close()
+        records.forget(self.network.prefix)
+
+    def _build(self, layout: Layout) -> None:
+        network = self.network
+        self.nodes = {planned.name: network.node(planned.name, *_usable(planned.addresses)) for planned in layout.nodes}
+        self.pods = {
+            planned.address: network.pod(planned.name, planned.address, node=self.nodes[planned.node])
+            for planned in layout.pods
+        }
+        self.client_pods = {
+            planned.name: network.pod(f"client-{planned.name}", *_usable(planned.client), node=self.nodes[planned.name])
+            for planned in layout.nodes
+        }
+        self.outside = network.client("outside", *_usable(CLIENT_ADDRESSES))
+        network.build()
+        first = next(iter(self.nodes.values()))
+        for address in _usable(layout.outside):
+            network.route(address, via=first)
+        hosts = {address: host for host in network.hosts.values() for address in host.addresses}
+        for server in layout.servers:
+            self.servers.start(hosts[server.address], server.port, server.protocol, address=server.address)
+        self.agents = {
+            name: Agent(node, self.manifests, self.files / "logs" / f"{name}.log") for name, node in self.nodes.items()
+        }
+
+
+def read_manifests(directory: Path) -> tuple[tuple[Object, ...], tuple[Problem, ...]]:
+    """Read a directory as the agents do.
+
+    Raises:
+        LabError: it cannot be read.
+    """
+    try:
+        batch = ManifestFiles(directory).scan()
+    except SourceError as error:
+        raise LabError(str(error)) from error
+    if batch is None:
+        return (), ()
+    return tuple(change.obj for change in batch.changes if change.obj is not None), batch.problems or ()
+
+
+def _release(process: subprocess.Popen[bytes]) -> int:
+    """Let a process outlive this one: nobody here waits for it any more."""
+    process.returncode = 0
+    return process.pid
+
+
+def _usable(addresses: tuple[str, ...]) -> tuple[str, ...]:
+    """Leave out IPv6 where the kernel has none."""
+    return addresses if has_ipv6() else tuple(address for address in addresses if family_of(address) == 4)  # noqa: PLR2004 - IP version 4

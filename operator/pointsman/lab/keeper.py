@@ -1,0 +1,44 @@
+"""``python -m pointsman.lab.keeper FILE``: keeps the servers of a lab running that was left up, until SIGTERM."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+
+import msgspec
+
+from pointsman.lab.namespaces import Namespace
+from pointsman.lab.network import Host
+from pointsman.lab.servers import Server, Servers
+from pointsman.model.plan import Transport
+
+
+class KeptServer(msgspec.Struct, frozen=True):
+    """One server, with the name of the namespace that it lives in."""
+
+    name: str
+    protocol: Transport
+    address: str
+    port: int
+    namespace: str
+
+
+def describe(server: Server) -> KeptServer:
+    """Describe a server for `keep`."""
+    return KeptServer(server.name, server.protocol, server.address, server.port, server.host.namespace.name)
+
+
+def keep(file: Path) -> None:
+    """Run the servers that a file describes (JSON, a list of `KeptServer`) until SIGTERM or SIGINT."""
+    signals = {signal.SIGTERM, signal.SIGINT}
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    with Servers() as servers:
+        for kept in msgspec.json.decode(file.read_bytes(), type=list[KeptServer]):
+            host = Host(kept.name, "pod", Namespace(kept.namespace), (kept.address,), None, 0)
+            servers.start(host, kept.port, kept.protocol, name=kept.name)
+        signal.sigwait(signals)
+
+
+if __name__ == "__main__":
+    keep(Path(sys.argv[1]))
