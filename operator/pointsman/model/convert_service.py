@@ -78,7 +78,8 @@ def _why_unserved(spec: raw.ServiceSpec, cluster_ips: list[str], notes: Notes) -
     if "None" in cluster_ips:
         return "it is headless (clusterIP: None)"
     if not cluster_ips:
-        notes.note("spec.clusterIP", "is missing", "write an address: only an API server assigns one by itself")
+        remedy = "write an address: only an API server assigns one by itself"
+        notes.note("spec.clusterIP", "is missing", remedy, "its frontends")
         return "it has no cluster IP"
     return ""
 

@@ -14,7 +14,7 @@ import msgspec
 from pointsman.model import raw
 from pointsman.model.convert import good_name, interned
 from pointsman.model.documents import UnreadableError, documents
-from pointsman.model.forms import Form, Head, ListHead, PlainListHead
+from pointsman.model.forms import Form, Head
 from pointsman.model.kinds import BY_KIND, BY_RAW_TYPE, Object, Reader, key_of
 from pointsman.model.notes import Notes, shown
 from pointsman.model.objects import ObjectKey
@@ -55,13 +55,16 @@ def parse(data: bytes, source: str = "") -> Parsed:
     notes = Notes(source)
     try:
         form, items = documents(data)
+        gathering = _Gathering(form, notes)
+        for number, item in enumerate(items, start=1):
+            gathering.document(item, f"document {number}")
     except UnreadableError as error:
         notes.note_file(str(error), error.remedy)
-        return Parsed(problems=tuple(notes.problems), broken=True)
-    gathering = _Gathering(form, notes)
-    for number, item in enumerate(items, start=1):
-        gathering.document(item, f"document {number}")
-    return gathering.parsed()
+    except RecursionError:
+        notes.note_file("is nested too deep", "write it flat")
+    else:
+        return gathering.parsed()
+    return Parsed(problems=tuple(notes.problems), broken=True)
 
 
 class _Gathering:
@@ -79,23 +82,25 @@ class _Gathering:
 
     def document(self, item: Any, place: str) -> None:  # noqa: ANN401 -- an item of the form
         """Read a document: a list (of lists), or one object."""
-        try:
-            head: Head | ListHead | PlainListHead = self._form.list_head(item)
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            self._object(item, place)  # its `items` are something else, or it is no object at all
-            return
-        items = getattr(head, "items", None)
-        kind = head.kind or ""
-        if not kind.endswith("List") or items is None:
+        if not self._list(item, "items" if place == "document 1" else f"{place} items"):
             self._object(item, place)
-            return
-        inside = "items" if place == "document 1" else f"{place} items"
-        if kind == "List":
+
+    def _list(self, item: Any, inside: str) -> bool:  # noqa: ANN401 -- an item of the form
+        """Read the item if it is a list; `inside` is how to call its items."""
+        try:
+            head = self._form.list_head(item)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return False  # its `items` are something else, or it is no object at all
+        if head.kind is None or not head.kind.endswith("List"):
+            return False
+        items = head.items or ()
+        if head.kind == "List":
             for index, entry in enumerate(items):
                 self._object(entry, f"{inside}[{index}]")
-        elif (reader := BY_KIND.get(kind.removesuffix("List"))) is not None:
+        elif (reader := BY_KIND.get(head.kind.removesuffix("List"))) is not None:
             for index, entry in enumerate(items):
                 self._typed(entry, reader, f"{inside}[{index}]")
+        return True
 
     def _object(self, item: Any, place: str) -> None:  # noqa: ANN401 -- an item of the form
         try:
@@ -119,13 +124,13 @@ class _Gathering:
             head = self._form.read(item, Head)
         except (msgspec.DecodeError, UnicodeDecodeError):
             remedy = "write an object with apiVersion, kind and metadata, documents apart by a line of ---"
-            self._notes.note_file("is no Kubernetes object", remedy, place=place, dropped="this document")
+            self._notes.note_file("is no Kubernetes object", remedy, place=place, dropped="the object")
             return
         reader = BY_KIND.get(head.kind or "")
         if not head.kind:
-            self._notes.note_file("has no kind", "write apiVersion and kind", place=place, dropped="this document")
-        elif head.kind == "List":
-            self.document(item, place)
+            self._notes.note_file("has no kind", "write apiVersion and kind", place=place, dropped="the object")
+        elif head.kind == "List" and not self._list(item, f"{place}.items"):
+            self._notes.note_file("has items that are no list", "write a list", place=place, dropped="the object")
         elif reader is not None and reader.is_of_group(head.api_version):
             self._typed(item, reader, place)
 
