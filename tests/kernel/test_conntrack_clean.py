@@ -19,6 +19,8 @@ from pointsman.model.plan import NODE_PORT, Answer, Backend, Family, Frontend, P
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+pytestmark = pytest.mark.needs("nftables", "connection tracking")
+
 PORT = 30053
 
 
@@ -91,8 +93,8 @@ class Ground:
             made.close()
 
 
-@pytest.fixture(params=FAMILIES, ids=["IPv4", "IPv6"])
-def ground(request: pytest.FixtureRequest) -> Iterator[Ground]:
+@pytest.fixture(params=[FAMILIES[0], pytest.param(FAMILIES[1], marks=pytest.mark.needs("IPv6"))], ids=["IPv4", "IPv6"])
+def ground(request: pytest.FixtureRequest, _needs: None) -> Iterator[Ground]:
     at: Addresses = request.param
     (namespace,) = create([new_prefix() + "ct"])
     try:

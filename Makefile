@@ -1,0 +1,40 @@
+# Every target sets up first what is missing (scripts/setup); that takes no time when it is there.
+# ARGS="..." goes to the program behind a target: make lab ARGS=--keep, make test ARGS="-k affinity".
+
+.DEFAULT_GOAL := help
+PYTHON := .venv/bin/python
+
+.PHONY: help setup lab test bench format lint docs lock clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
+
+setup: ## install Debian packages and .venv, where they are missing
+	@scripts/setup
+
+lab: setup ## a small cluster on this machine: real connections through real rules
+	@$(PYTHON) -m pointsman lab $(ARGS)
+
+test: setup ## every check: ruff, mypy, import-linter, unit and kernel tests
+	@scripts/test $(ARGS)
+
+bench: setup ## measure speed and memory; prints a table, writes bench-results.json
+	@$(PYTHON) tests/benchmarks $(ARGS)
+
+format: setup ## format the code and mend what ruff can mend
+	@.venv/bin/ruff check --fix-only --quiet .
+	@.venv/bin/ruff format .
+
+lint: setup ## the checks of `make test` without the tests
+	@scripts/check
+
+docs: setup ## write docs/configuration.md anew from the typed model
+	@$(PYTHON) -m pointsman.api.reference --write
+
+lock: setup ## renew requirements-dev.lock from pyproject.toml
+	@scripts/lock $(ARGS)
+
+clean: ## remove .venv and everything else that was made here
+	@rm -rf .venv build dist bench-results.json
+	@rm -rf .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	@find operator tests -name __pycache__ -prune -exec rm -rf {} +
