@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
-from pointsman.lab import namespaces
+from pointsman.lab import records
 from pointsman.lab.features import missing
 from pointsman.lab.network import Host, Network
 from pointsman.lab.servers import Servers
@@ -37,8 +37,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 @pytest.fixture(scope="session", autouse=True)
 def _swept() -> None:
     """Remove what crashed runs have left, so that it does no harm to this one."""
-    for prefix in namespaces.leftovers():
-        namespaces.sweep(prefix)
+    records.sweep()
 
 
 @pytest.fixture
