@@ -125,8 +125,8 @@ class ProxyConfigSpec(Part):
 
     node_port_addresses: tuple[NodePortAddress, ...] | None = None
     """The node's own addresses on which node ports answer: those in these networks, `primary` (the Node's
-    InternalIPs), `localhost` (loopback), or `all`. Absent or empty: `primary` in mode `nftables`, `all` in the other
-    modes. In mode `nftables`, node ports on loopback go through a listening socket of the agent (TCP and UDP)."""
+    InternalIPs), `localhost` (loopback; without effect in mode `nftables`), or `all`. Absent or empty: `primary` in
+    mode `nftables`, `all` in the other modes."""
 
     node_selector: LabelSelector | None = None
     """The nodes that this configuration is for, by their labels. Absent: all nodes."""
