@@ -60,15 +60,18 @@ def _show(manifests: Path | None, *, keep: bool, plain: bool, as_json: bool) -> 
 
     privileges.acquire(sys.argv[1:])
     swept = records.sweep()
-    view = View(plain=plain)
-    if swept and not as_json:
+    view = View(plain=plain, stderr=as_json)
+    if swept:
         view.note(f"removed what {len(swept)} interrupted labs had left")
 
     def leave_up(cluster: Cluster) -> None:
         view.look_around(cluster, inside=privileges.is_inside())
 
     watcher = Silent() if as_json else view
-    result = run_tour(watcher, manifests=manifests, leave_up=leave_up if keep else None)
+    try:
+        result = run_tour(watcher, manifests=manifests, leave_up=leave_up if keep else None)
+    finally:
+        view.close()
     if as_json:
         import msgspec  # noqa: PLC0415 (as above)
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _WIDTH: Final = 30
 """Characters of the longest bar."""
 
-_PLAIN_WIDTH: Final = 110
+_PLAIN_WIDTH: Final = 140
 """Characters a line where there is no terminal to ask."""
 
 
@@ -35,12 +35,15 @@ class Silent:
 
 
 class View:
-    """Shows a tour on standard output: with colours and a spinner on a terminal, else as plain lines."""
+    """Shows a tour: with colours and a spinner on a terminal, else as plain lines."""
 
-    def __init__(self, *, plain: bool) -> None:
-        live = sys.stdout.isatty() and not plain
-        self._live = live
-        self._console = Console() if live else Console(width=_PLAIN_WIDTH, no_color=True, force_terminal=False)
+    def __init__(self, *, plain: bool, stderr: bool = False) -> None:
+        """Show it on standard output, or on standard error when that one is for machines."""
+        self._live = (sys.stderr if stderr else sys.stdout).isatty() and not plain
+        if self._live:
+            self._console = Console(stderr=stderr)
+        else:
+            self._console = Console(stderr=stderr, width=_PLAIN_WIDTH, no_color=True, force_terminal=False)
         self._status: Status | None = None
 
     def begin(self, number: int, title: str, does: str) -> None:
@@ -52,10 +55,15 @@ class View:
 
     def end(self, step: Step) -> None:
         """Show what came of it."""
+        self.close()
+        self._console.print(Padding(Group(*self._lines(step)), (0, 0, 0, 4), expand=False))
+        self._console.print()
+
+    def close(self) -> None:
+        """Stop what moves, and show the cursor again."""
         if self._status is not None:
             self._status.stop()
             self._status = None
-        self._console.print(Padding(Group(*self._lines(step)), (0, 0, 1, 4)))
 
     def note(self, words: str) -> None:
         """Show one line beside the tour."""
@@ -97,7 +105,8 @@ class View:
         grid = Grid.grid(padding=(0, 2))
         for label, what in lines:
             grid.add_row(Text(label, "dim"), Text(what, "cyan", overflow="fold"))
-        self._console.print(Text("The lab stays up:", "bold"), Padding(grid, (0, 0, 1, 4)), sep="\n")
+        self._console.print(Text("The lab stays up:", "bold"), Padding(grid, (0, 0, 0, 4), expand=False), sep="\n")
+        self._console.print()
 
     def _lines(self, step: Step) -> list[Grid | Text]:
         found = step.found
@@ -137,11 +146,13 @@ def _style(cell: str) -> str:
 
 
 def _example(cluster: Cluster) -> str:
-    """Find a cluster IP and port to connect to."""
-    from pointsman.model.objects import Service  # noqa: PLC0415 (`pointsman --help` needs none of it)
+    """Find a cluster IP and port that answer."""
+    from pointsman.model.objects import EndpointSlice, Service  # noqa: PLC0415 (`pointsman --help` needs none of it)
 
+    slices = [obj for obj in cluster.objects if isinstance(obj, EndpointSlice) and obj.endpoints]
+    served = {(piece.namespace, piece.service) for piece in slices}
     for obj in cluster.objects:
-        if isinstance(obj, Service) and obj.cluster_ips and obj.ports and not obj.ignored:
+        if isinstance(obj, Service) and (obj.namespace, obj.name) in served and obj.cluster_ips and obj.ports:
             address = obj.cluster_ips[0]
             return f"[{address}]:{obj.ports[0].port}" if ":" in address else f"{address}:{obj.ports[0].port}"
     return "CLUSTER-IP:PORT"

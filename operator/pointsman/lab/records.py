@@ -90,7 +90,10 @@ def remove(lab: Kept) -> None:
 
 def forget(prefix: str) -> None:
     """Remove the files of a lab."""
-    shutil.rmtree(home() / prefix, ignore_errors=True)
+    root = home()
+    shutil.rmtree(root / prefix, ignore_errors=True)
+    with contextlib.suppress(OSError):  # other labs have files there
+        root.rmdir()
 
 
 def sweep() -> list[str]:

@@ -60,12 +60,12 @@ class Tour:
             ("Empty Service", f"connections to {EMPTY_IP}:{PORT}, which has no endpoint", self.empty),
             (
                 "A backend goes away under load",
-                "nginx-b leaves the EndpointSlices while a pod connects without pause; then its process ends",
+                "nginx-b leaves its EndpointSlices while a pod connects without pause, then ends",
                 self.backend_leaves,
             ),
             (
                 "An agent is killed",
-                "SIGKILL to the agent of node02 while a pod of that node connects without pause; then it starts again",
+                "SIGKILL to that of node02 while a pod there connects without pause, then a new one",
                 self.agent_killed,
             ),
         )
