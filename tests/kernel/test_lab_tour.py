@@ -87,9 +87,9 @@ def test_manifests_of_ones_own_are_surveyed(tmp_path: Path) -> None:
     status, result, errors = run("--manifests", str(tmp_path))
     survey = result["steps"][-1]["found"]
     assert (status, errors) == (0, ""), survey
-    assert {tuple(row[:3]) + tuple(row[3:]) for row in survey["table"]["rows"]} >= {
-        ("shop/cart:web", "192.0.2.80:80/tcp", "outside", "drop", "1 dropped", "ok"),
-        ("shop/nobody", "10.96.0.10:80/tcp", "client-beta", "reject", "1 refused", "ok"),
+    assert {tuple(row) for row in survey["table"]["rows"]} >= {
+        ("shop/cart:web", "192.0.2.80:80/tcp", "outside", "drop", "1 drop", "ok"),
+        ("shop/nobody", "10.96.0.10:80/tcp", "client-beta", "reject", "1 reject", "ok"),
         ("shop/cart:web", "[fd00:10:96::9]:80/tcp", "client-alpha", "1 endpoint", "6 pod-fd00-10-1--5", "ok"),
     }
 

@@ -148,7 +148,7 @@ class Cluster:
             LabError: the manifests or the kernel do not let it.
         """
         self.network = Network()
-        self.files = records.home() / self.network.prefix
+        self.files = records.make(self.network.prefix)
         self.manifests = self.files / "manifests"
         self.kept = False
         self.servers = Servers()

@@ -44,16 +44,27 @@ class Kept(msgspec.Struct, frozen=True):
 
 
 def home() -> Path:
-    """Return the directory of all labs of this user; makes it.
+    """Return the directory of all labs of this user; it need not be there.
 
     Raises:
-        LabError: another user made it first.
+        LabError: another user made it.
     """
     user = _user()
     path = Path("/run/pointsman-lab") if user == 0 else Path(tempfile.gettempdir(), f"pointsman-lab-{user}")
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if path.is_symlink() or path.stat().st_uid != os.geteuid():
+    if path.is_symlink() or (path.exists() and path.stat().st_uid != os.geteuid()):
         raise LabError(f"{path} belongs to another user: remove it, or set TMPDIR to a directory of your own")
+    return path
+
+
+def make(prefix: str) -> Path:
+    """Make the directory of one lab, which only its user may read.
+
+    Raises:
+        LabError: as for `home`.
+    """
+    home().mkdir(mode=0o700, parents=True, exist_ok=True)
+    path = home() / prefix
+    path.mkdir()
     return path
 
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from pointsman.lab.network import Host
+from pointsman.lab.network import Host, families, family_of
 from pointsman.lab.steps import Found, Table, count
 from pointsman.lab.traffic import Answered, Refused, TimedOut, connect
-from pointsman.model.plan import NODE_PORT, Answer, Frontend, Pool
+from pointsman.model.plan import NODE_PORT, Answer, Frontend, NodeSettings, Pool
 from pointsman.policy.planner import Planner
 
 if TYPE_CHECKING:
@@ -50,15 +50,21 @@ def survey(cluster: Cluster) -> Found:
     for trial in trials[:_MOST_TRIALS]:
         got, good = _try(trial)
         bad += not good
-        where = f"{trial.address}:{trial.frontend.port}" if trial.frontend.family == 4 else _bracketed(trial)  # noqa: PLR2004 - IP version 4
-        to = f"{where}/{trial.frontend.protocol}"
-        rows.append((trial.answer.service_port, to, trial.origin.name, _wanted(trial), got, "ok" if good else "WRONG"))
-    said = f"{count(len(rows) - bad, 'frontend')} as planned, {bad} not" if bad else f"all {len(rows)} as planned"
+        place = (trial.answer.service_port, _where(trial), trial.origin.name)
+        rows.append((*place, _wanted(trial), got, "ok" if good else "WRONG"))
     notes = tuple(f"left out: {problem}" for problem in cluster.problems)
     if len(trials) > _MOST_TRIALS:
-        notes += (f"{len(trials) - _MOST_TRIALS} more were not tried",)
+        notes += (f"{count(len(trials) - _MOST_TRIALS, 'trial')} more were left out",)
     headings = ("Service", "frontend", "from", "planned", "found", "")
-    return Found(bad == 0, said if rows else "there is no frontend", table=Table(headings, tuple(rows)), notes=notes)
+    return Found(bad == 0, _summary(len(rows), bad), table=Table(headings, tuple(rows)), notes=notes)
+
+
+def _summary(tried: int, bad: int) -> str:
+    if not tried:
+        return "there is no Service with a frontend in the manifests"
+    if bad:
+        return f"{bad} of {count(tried, 'trial')} did not come out as planned"
+    return f"{count(tried, 'trial')}, every one as planned"
 
 
 def _trials(cluster: Cluster) -> Iterator[Trial]:
@@ -66,29 +72,45 @@ def _trials(cluster: Cluster) -> Iterator[Trial]:
         planner = Planner(name, addresses=node.addresses)
         for obj in cluster.objects:
             planner.put(obj)
-        for frontend, answer in sorted(planner.full().answers.items()):
+        plan = planner.full()
+        for frontend, answer in sorted(plan.answers.items(), key=_order):
             if frontend.address == NODE_PORT:
-                yield from _node_port(cluster, node, frontend, answer)
+                yield from _node_port(cluster.outside, node, frontend, answer, plan.settings)
                 continue
             pod = cluster.client_pods[name]
-            if any((":" in address) == (frontend.family == 6) for address in pod.addresses):  # noqa: PLR2004 - IP version 6
-                yield _trial(frontend, answer, pod, frontend.address, answer.pool)
+            if frontend.family in families(pod):
+                yield _trial(frontend, answer, pod, frontend.address, plan.settings)
             if not answer.exclusive and position == 0:
-                yield _trial(frontend, answer, cluster.outside, frontend.address, answer.outside or answer.pool)
+                yield _trial(frontend, answer, cluster.outside, frontend.address, plan.settings)
 
 
-def _node_port(cluster: Cluster, node: Host, frontend: Frontend, answer: Answer) -> Iterator[Trial]:
+def _order(item: tuple[Frontend, Answer]) -> tuple[str, Frontend]:
+    return item[1].service_port, item[0]
+
+
+def _node_port(client: Host, node: Host, frontend: Frontend, answer: Answer, settings: NodeSettings) -> Iterator[Trial]:
+    """Try a node port at the first address of the node that has it."""
     for address in node.addresses:
-        if (":" in address) == (frontend.family == 6):  # noqa: PLR2004 - IP version 6
-            yield _trial(frontend, answer, cluster.outside, address, answer.outside or answer.pool)
+        if family_of(address) == frontend.family and _within(address, settings.node_port_cidrs):
+            yield _trial(frontend, answer, client, address, settings)
             return
 
 
-def _trial(frontend: Frontend, answer: Answer, origin: Host, address: str, pool: Pool) -> Trial:
-    ranges = answer.source_ranges
-    source = ipaddress.ip_address(origin.address(frontend.family))
-    barred = ranges is not None and not any(source in ipaddress.ip_network(each) for each in ranges)
+def _trial(frontend: Frontend, answer: Answer, origin: Host, address: str, settings: NodeSettings) -> Trial:
+    source = origin.address(frontend.family)
+    pool = answer.pool if answer.outside is None or _within(source, settings.pod_cidrs) else answer.outside
+    barred = answer.source_ranges is not None and not _within(source, answer.source_ranges)
     return Trial(frontend, answer, origin, address, pool, barred)
+
+
+def _within(address: str, networks: tuple[str, ...]) -> bool:
+    parsed = ipaddress.ip_address(address)
+    return any(parsed in ipaddress.ip_network(network) for network in networks)
+
+
+def _where(trial: Trial) -> str:
+    address = f"[{trial.address}]" if ":" in trial.address else trial.address
+    return f"{address}:{trial.frontend.port}/{trial.frontend.protocol}"
 
 
 def _open(pool: Pool) -> set[tuple[str, int]]:
@@ -104,28 +126,17 @@ def _wanted(trial: Trial) -> str:
 def _try(trial: Trial) -> tuple[str, bool]:
     """Connect as often as it takes to see the backends, and compare."""
     backends = set() if trial.barred else _open(trial.pool)
-    tries = min(_TRIES_PER_BACKEND * len(backends), _MOST_TRIES) or 1
+    silence = "drop" if trial.barred else trial.pool.when_empty
     seen: Counter[str] = Counter()
     good = True
-    for _ in range(tries):
+    for _ in range(min(_TRIES_PER_BACKEND * len(backends), _MOST_TRIES) or 1):
         outcome = connect(trial.origin, trial.address, trial.frontend.port, trial.frontend.protocol)
-        match outcome:
-            case Answered():
-                seen[outcome.server] += 1
-                good &= outcome.at in backends
-            case Refused():
-                seen["refused"] += 1
-                good &= not trial.barred and not backends and trial.pool.when_empty == "reject"
-            case TimedOut():
-                seen["dropped"] += 1
-                good &= trial.barred or (not backends and trial.pool.when_empty == "drop")
-            case _:
-                seen["broken"] += 1
-                good = False
-        if not isinstance(outcome, Answered):
-            break
+        if isinstance(outcome, Answered):
+            seen[outcome.server] += 1
+            good &= outcome.at in backends
+            continue
+        word = {Refused: "reject", TimedOut: "drop"}.get(type(outcome), "broken")
+        seen[word] += 1
+        good &= not backends and word == silence
+        break
     return ", ".join(f"{number} {name}" for name, number in sorted(seen.items())), good
-
-
-def _bracketed(trial: Trial) -> str:
-    return f"[{trial.address}]:{trial.frontend.port}"
