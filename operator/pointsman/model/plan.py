@@ -17,6 +17,9 @@ Transport = Literal["tcp", "udp", "sctp"]
 Masquerade = Literal["never", "off-cluster", "node", "always"]
 WhenEmpty = Literal["reject", "drop"]
 
+IPV4: Final = 4
+IPV6: Final = 6
+
 NODE_PORT: Final = "*"
 """The address of a frontend that stands for every node-port address of the node."""
 

@@ -1,0 +1,58 @@
+"""What a table holds, read back from the kernel."""
+
+from __future__ import annotations
+
+import socket
+from collections import Counter, defaultdict
+from typing import TYPE_CHECKING
+
+from pointsman.dataplane.nftables import structure
+from pointsman.dataplane.nftables.layout import PLACES, frontend_of, layouts
+from pointsman.dataplane.nftables.table import UNREAD
+from pointsman.dataplane.nftables.wire import read_elements
+from pointsman.model.plan import IPV4, Backend, Frontend
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pointsman.dataplane.netlink import NftSocket
+    from pointsman.dataplane.nftables.table import Held
+    from pointsman.dataplane.nftables.wire import Elements
+    from pointsman.model.plan import Family
+
+
+def read_held(wire: NftSocket, family: Family) -> Held:
+    """Read every set that the agent writes.
+
+    Raises:
+        FileNotFoundError: a set is missing.
+        InterruptedError: the table changed meanwhile.
+    """
+    return {name: read_elements(wire, family, name) for name in layouts(family) if name not in UNREAD}
+
+
+def is_sealed(known: Elements, family: Family, sums: Mapping[str, int], *, drop_invalid: bool) -> bool:
+    """Tell whether all chains are what an agent of this release left behind."""
+    wanted = structure.seal(family, sums, drop_invalid=drop_invalid)
+    return all(known.get(key) == value for key, value in wanted.items())
+
+
+def backends_held(family: Family, held: Held) -> dict[Frontend, tuple[Backend, ...]]:
+    """Return every frontend with the backends that get its new connections; a weight is a number of slots."""
+    slots: defaultdict[Frontend, Counter[bytes]] = defaultdict(Counter)
+    found: dict[Frontend, tuple[Backend, ...]] = {}
+    for place in PLACES:
+        for key in held[f"{place}services"]:
+            if frontend := frontend_of(family, f"{place}services", key):
+                found[frontend] = ()
+        for key, value in held[f"{place}endpoints"].items():
+            if frontend := frontend_of(family, f"{place}endpoints", key):
+                slots[frontend][value] += 1
+    for frontend, counts in slots.items():
+        found[frontend] = tuple(sorted(_backend(family, value, count) for value, count in counts.items()))
+    return found
+
+
+def _backend(family: Family, value: bytes, slots: int) -> Backend:
+    af, size = (socket.AF_INET, 4) if family == IPV4 else (socket.AF_INET6, 16)
+    return Backend(socket.inet_ntop(af, value[:size]), int.from_bytes(value[size : size + 2], "big"), slots)

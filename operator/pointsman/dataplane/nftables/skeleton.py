@@ -1,0 +1,175 @@
+"""The fixed rules: the same text for ten Services and for ten thousand.
+
+What each chain does and why it hooks where it does is in the README beside this file.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pointsman.dataplane.nftables.layout import PLACES, PROTOCOLS, TABLE, layouts
+from pointsman.model.plan import IPV4
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pointsman.dataplane.nftables.layout import Place
+    from pointsman.model.plan import Family
+
+Chains = dict[str, list[str]]
+"""Rules, and a base chain's hook as first line, by chain."""
+
+
+def ip_of(family: Family) -> str:
+    """Return nft's word for an address family: the table's family and the header's name."""
+    return "ip" if family == IPV4 else "ip6"
+
+
+def chains(family: Family, *, drop_invalid: bool) -> Chains:
+    """Return the fixed chains; those that are jumped to come first."""
+    found: Chains = {
+        "refuse": [
+            "meta l4proto tcp reject with tcp reset",
+            f"reject with {'icmp' if family == IPV4 else 'icmpv6'} type port-unreachable",
+        ],
+        "masquerade-everyone": ["masquerade fully-random"],
+    }
+    for place in PLACES:
+        found |= _views(family, place)
+    found |= _dispatch(family)
+    found |= _after_translation(family)
+    found |= {
+        "prerouting": ["type nat hook prerouting priority -100; policy accept;", "goto dispatch"],
+        "output": ["type nat hook output priority -100; policy accept;", "goto dispatch"],
+        "input": ["type nat hook input priority 90; policy accept;", "ct status dnat jump remember"],
+        "postrouting": [
+            "type nat hook postrouting priority 90; policy accept;",
+            "ct status dnat goto translated",
+        ],
+    }
+    if drop_invalid:
+        found["forward"] = [
+            "type filter hook forward priority 0; policy accept;",
+            "meta l4proto tcp ct state invalid drop",
+        ]
+    return found
+
+
+def key_text(family: Family, place: Place) -> str:
+    """Return the expression that a packet's frontend is looked up by."""
+    return "meta l4proto . th dport" if place else f"{ip_of(family)} daddr . meta l4proto . th dport"
+
+
+def _classify(family: Family, place: Place, source: str, classes: str) -> str:
+    """Look the frontend's class up and go to the class's chain.
+
+    The class is carried from one map to the next in the packet's priority, within one rule: nft's language has no
+    other way, and a verdict map of all frontends would be walked by the kernel at every change. Chains that let the
+    packet go on set the priority to 0 again.
+    """
+    key = key_text(family, place)
+    return f"meta priority set {key} map @{place}{source} meta priority vmap @{place}{classes}"
+
+
+def _views(family: Family, place: Place) -> Chains:
+    ip = ip_of(family)
+    found = {
+        f"{place}inside-clients": [_classify(family, place, "inside", "inner-classes")],
+        f"{place}split": [
+            f"{ip} saddr @pod-cidrs goto {place}inside-clients",
+            f"fib saddr type local goto {place}inside-clients",
+            _classify(family, place, "outside", "inner-classes"),
+        ],
+    }
+    if not place:
+        guard = f"{key_text(family, place)} . {ip} saddr != @source-ranges drop"
+        found["guard"] = [guard, "goto inside-clients"]
+        found["guard-and-split"] = [guard, "goto split"]
+    return found
+
+
+def _dispatch(family: Family) -> Chains:
+    ip = ip_of(family)
+    loopback = "127.0.0.0/8" if family == IPV4 else "::1"
+    return {
+        "node-ports": [_classify(family, "node-port-", "services", "classes")],
+        "dispatch": [
+            _classify(family, "", "services", "classes"),
+            f"{ip} daddr != {loopback} {ip} daddr @node-port-cidrs fib daddr type local goto node-ports",
+            f"{ip} daddr @cluster-ips fib daddr type != local goto refuse",
+            f"{ip} daddr @service-cidrs fib daddr type != local drop",
+        ],
+    }
+
+
+def _after_translation(family: Family) -> Chains:
+    ip = ip_of(family)
+    keys: Mapping[str, str] = {
+        "": f"ct original {ip} daddr . meta l4proto . ct original proto-dst",
+        "node-port-": "meta l4proto . ct original proto-dst",
+    }
+
+    def each_protocol(rest: str) -> list[str]:
+        # nft 1.0.6 takes `ct original proto-dst` only behind a match of the protocol.
+        return [f"meta l4proto {protocol} {rest}" for protocol in PROTOCOLS]
+
+    def masquerade(place: Place) -> list[str]:
+        key = keys[place]
+        return [
+            *each_protocol(f"{key} @{place}masquerade-all goto masquerade-everyone"),
+            *each_protocol(f"{key} @{place}masquerade-off-cluster goto masquerade-strangers"),
+            *each_protocol(f"{key} @{place}masquerade-node goto masquerade-own"),
+        ]
+
+    return {
+        "masquerade-strangers": [f"{ip} saddr @pod-cidrs accept", "goto masquerade-everyone"],
+        "masquerade-own": ["fib saddr type local goto masquerade-everyone", "accept"],
+        "remember": [
+            *each_protocol(f"{keys['']} vmap @affinity-timeouts"),
+            *each_protocol(f"{keys['node-port-']} vmap @node-port-affinity-timeouts"),
+        ],
+        "translated": [
+            "jump remember",
+            f"{ip} saddr . {ip} daddr @hairpin goto masquerade-everyone",
+            *masquerade(""),
+            f"ct original {ip} daddr @cluster-ips accept",
+            *masquerade("node-port-"),
+        ],
+    }
+
+
+def declarations(family: Family) -> list[str]:
+    """Return the declaration of every set and map."""
+    return [
+        f"{'map' if ' : ' in layout.declaration else 'set'} {layout.name} {{ {layout.declaration}; }}"
+        for layout in layouts(family).values()
+    ]
+
+
+def table_text(family: Family, *, drop_invalid: bool) -> str:
+    """Return the whole table without elements, for an empty kernel."""
+    lines = [f"table {ip_of(family)} {TABLE} {{"]
+    lines += [f"\t{line}" for line in declarations(family)]
+    for name, rules in chains(family, drop_invalid=drop_invalid).items():
+        lines += [f"\tchain {name} {{", *(f"\t\t{rule}" for rule in rules), "\t}"]
+    return "\n".join([*lines, "}", ""])
+
+
+def replacement_text(family: Family, present: frozenset[str], *, drop_invalid: bool) -> str:
+    """Return the commands that put the fixed rules in place of whatever the fixed chains hold; elements stay.
+
+    Args:
+        family: address family.
+        present: fixed chains that are in the kernel now.
+        drop_invalid: as in `NodeSettings`.
+    """
+    wanted = chains(family, drop_invalid=drop_invalid)
+    where = f"{ip_of(family)} {TABLE}"
+    lines = [f"flush chain {where} {name}" for name in sorted(present)]
+    lines += [f"delete chain {where} {name}" for name in sorted(present - wanted.keys())]
+    for name, rules in wanted.items():
+        hook = f" {{ {rules[0]} }}" if rules[0].startswith("type ") else ""
+        lines.append(f"add chain {where} {name}{hook}")
+    for name, rules in wanted.items():
+        lines += [f"add rule {where} {name} {rule}" for rule in rules if not rule.startswith("type ")]
+    return "\n".join([*lines, ""])

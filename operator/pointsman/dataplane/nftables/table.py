@@ -1,0 +1,406 @@
+"""One address family's table: what the kernel holds, and the way from there to what it shall hold."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from typing import TYPE_CHECKING, Final
+
+from pointsman.dataplane.nftables import classes
+from pointsman.dataplane.nftables.classes import Pick, Remember
+from pointsman.dataplane.nftables.entries import (
+    Entry,
+    address_ranges,
+    elements,
+    hairpins,
+    make_entry,
+    picks,
+    slot_changes,
+    staged,
+)
+from pointsman.dataplane.nftables.expressions import drop, goto, target
+from pointsman.dataplane.nftables.layout import (
+    NETWORKS,
+    PLACES,
+    address_octets,
+    endpoint_size,
+    frontend_key,
+    layouts,
+    number,
+    place_of,
+)
+from pointsman.dataplane.nftables.wire import boundaries
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from pointsman.dataplane.nftables.layout import Place
+    from pointsman.dataplane.nftables.wire import Draft, Elements
+    from pointsman.model.plan import Answer, Family, Frontend, NodeSettings
+
+Chain = Pick | Remember
+Held = dict[str, "Elements"]
+"""Every set that the kernel holds, but for the one that packets fill."""
+
+UNREAD: Final = frozenset({"affinity", "structure"})
+
+_SHARED: Final = ("cluster-ips", "hairpin")
+
+
+class Numbers:
+    """Gives classes their numbers; those of chains that serve one frontend are given out in turn."""
+
+    def __init__(self) -> None:
+        self._own: dict[str, int] = {}
+        self._next = classes.FIRST_OWN
+
+    def __call__(self, pick: Pick) -> int:
+        """Return a class's number."""
+        if pick.number is not None:
+            return pick.number
+        known = self._own.get(pick.chain)
+        if known is None:
+            known = self._own[pick.chain] = self._next
+            self._next += 1
+        return known
+
+    def adopt(self, chain: str, value: int) -> None:
+        """Learn a number that is in use in the kernel."""
+        if value >= classes.FIRST_OWN:
+            self._own[chain] = value
+            self._next = max(self._next, value + 1)
+
+    def forget(self, chain: str) -> None:
+        """Forget a chain that is gone."""
+        self._own.pop(chain, None)
+
+
+class Change:
+    """A change of a table in the making: the draft, and what is remembered once the kernel has taken it."""
+
+    def __init__(self, draft: Draft, held: Held | None = None) -> None:
+        self.draft = draft
+        self.entries: dict[Frontend, Entry] = {}
+        self.gone: set[Frontend] = set()
+        self.uses: Counter[tuple[str, bytes]] = Counter()
+        """Changes of how many frontends use an element or a chain's class."""
+        self.chains: dict[str, Chain] = {}
+        self.settings: NodeSettings | None = None
+        self.refused: dict[Frontend, str] = {}
+        self.new_chains: list[str] = []
+        self.old_chains: list[str] = []
+        self._held = held
+
+    def add_chain(self, chain: Chain, *, present: bool = False) -> None:
+        """Add a chain, or write its rules anew."""
+        self.new_chains.append(chain.chain)
+        self.draft.add_chain(chain, present=present)
+
+    def remove_chain(self, name: str) -> None:
+        """Remove a chain."""
+        self.old_chains.append(name)
+        self.draft.remove_chain(name)
+
+    def put(self, name: str, key: bytes, value: bytes) -> None:
+        """Add an element, unless the kernel is known to hold it."""
+        if self._held is not None:
+            before = self._held[name].pop(key, None)
+            if before == value:
+                return
+            if before is not None:
+                self.draft.remove(name, key, before)
+        self.draft.add(name, key, value)
+
+    def replace(self, name: str, key: bytes, before: bytes, after: bytes) -> None:
+        """Change an element; b"" as `before` or `after` of an endpoint's slot means there is none."""
+        if before:
+            self.draft.remove(name, key, before)
+        if after:
+            self.put(name, key, after)
+
+    def sweep(self) -> None:
+        """Remove what the kernel holds beyond what was put."""
+        for name, left in (self._held or {}).items():
+            if name not in NETWORKS:
+                for key, value in left.items():
+                    self.draft.remove(name, key, value)
+
+
+class Table:
+    """What one family's table holds, as far as the agent wrote it.
+
+    Nothing here talks to the kernel: `change` and `adoption` make a `Change`, its draft goes to the kernel, and
+    `accept` remembers it.
+    """
+
+    def __init__(self, family: Family) -> None:
+        self.family: Family = family
+        self.entries: dict[Frontend, Entry] = {}
+        self.settings: NodeSettings | None = None
+        self.numbers = Numbers()
+        self.chains: dict[str, Chain] = {}
+        self._uses: Counter[tuple[str, bytes]] = Counter()
+
+    def change(
+        self,
+        changed: Mapping[Frontend, Answer],
+        removed: Iterable[Frontend],
+        settings: NodeSettings | None,
+        draft: Draft,
+    ) -> Change:
+        """Make the change for one delta."""
+        change = Change(draft)
+        for frontend in removed:
+            old = self.entries.get(frontend)
+            if old is not None:
+                change.gone.add(frontend)
+                self._compare(change, frontend, old, None)
+        for frontend, answer in changed.items():
+            old = self.entries.get(frontend)
+            new = _entry(change, frontend, answer, *_slots_of(old, answer))
+            if new:
+                change.entries[frontend] = new
+                self._compare(change, frontend, old, new)
+        self._settle_shared(change)
+        self._settle_chains(change)
+        if settings is not None:
+            change.settings = settings
+            self._write_networks(change, settings, self.settings)
+        return change
+
+    def adoption(
+        self,
+        answers: Mapping[Frontend, Answer],
+        settings: NodeSettings,
+        held: Held,
+        draft: Draft,
+        present: Iterable[str] = (),
+        *,
+        trusted: bool = True,
+    ) -> Change:
+        """Make the change that leads from what the kernel holds to a whole plan.
+
+        Args:
+            answers: the plan's frontends of this family.
+            settings: the plan's settings.
+            held: what the kernel holds; it is consumed.
+            draft: where the change is written.
+            present: chains in the kernel that are not fixed ones.
+            trusted: the chains hold what their names say.
+        """
+        self.entries, self.chains, self._uses = {}, {}, Counter()
+        self._adopt_numbers(held)
+        change = Change(draft, held)
+        for frontend, answer in answers.items():
+            new = _entry(change, frontend, answer, *_held_slots(held, frontend, answer))
+            if new:
+                change.entries[frontend] = new
+                self._write(change, frontend, new)
+        _write_fixed_classes(change)
+        self._settle_shared(change)
+        self._adopt_networks(change, settings, networks_held(held))
+        change.sweep()
+        present = set(present)
+        for chain, spec in change.chains.items():
+            if chain not in present or not trusted:
+                change.add_chain(spec, present=chain in present)
+        for chain in sorted(present - change.chains.keys()):
+            change.remove_chain(chain)
+        return change
+
+    def accept(self, change: Change) -> None:
+        """Remember a change that the kernel has taken."""
+        for frontend in change.gone:
+            self.entries.pop(frontend, None)
+        self.entries.update(change.entries)
+        self.chains.update(change.chains)
+        self._uses.update(change.uses)
+        for key, uses in change.uses.items():
+            if not self._uses[key]:
+                del self._uses[key]
+                if uses:
+                    self._forget_chain(key)
+        self.settings = change.settings or self.settings
+
+    def _forget_chain(self, use: tuple[str, bytes]) -> None:
+        name, key = use
+        if name == "":
+            self.chains.pop(key.decode(), None)
+            self.numbers.forget(key.decode())
+
+    def _compare(self, change: Change, frontend: Frontend, old: Entry | None, new: Entry | None) -> None:
+        """Write what differs between two entries of a frontend."""
+        before = {(name, key): value for name, key, value in self._elements(frontend, old)}
+        for name, key, value in self._elements(frontend, new):
+            known = before.pop((name, key), None)
+            if known is None:
+                change.draft.add(name, key, value)
+            elif known != value:
+                change.replace(name, key, known, value or known)
+        for (name, key), value in before.items():
+            change.draft.remove(name, key, value)
+        place, key, width = place_of(frontend), frontend_key(frontend), endpoint_size(self.family)
+        for offset, was, now in (
+            (0, old.slots if old else b"", new.slots if new else b""),
+            (classes.OUTSIDE_SLOTS, old.outside if old else b"", new.outside if new else b""),
+        ):
+            for slot, value, value_now in slot_changes(was, now, width):
+                change.replace(f"{place}endpoints", key + number(offset + slot), value, value_now)
+        self._count(change, frontend, old, -1)
+        self._count(change, frontend, new, +1)
+
+    def _write(self, change: Change, frontend: Frontend, entry: Entry) -> None:
+        """Write a frontend of which nothing is known."""
+        put, key = change.put, frontend_key(frontend)
+        for name, element, value in elements(frontend, entry, self.numbers):
+            put(name, element, value)
+        name, width = f"{place_of(frontend)}endpoints", endpoint_size(self.family)
+        for offset, slots in ((0, entry.slots), (classes.OUTSIDE_SLOTS, entry.outside)):
+            for start in range(0, len(slots), width):
+                put(name, key + number(offset + start // width), slots[start : start + width])
+        self._count(change, frontend, entry, +1)
+
+    def _elements(self, frontend: Frontend, entry: Entry | None) -> Iterator[tuple[str, bytes, bytes]]:
+        return elements(frontend, entry, self.numbers) if entry else iter(())
+
+    def _count(self, change: Change, frontend: Frontend, entry: Entry | None, by: int) -> None:
+        """Count what the frontend shares with others: the cluster IP, hairpins, classes and their chains."""
+        if entry is None:
+            return
+        uses = change.uses
+        if entry.answer.exclusive:
+            uses["cluster-ips", address_octets(self.family, frontend.address)] += by
+        for key in hairpins(frontend, entry):
+            uses["hairpin", key] += by
+        place, is_staged = place_of(frontend), staged(entry.answer)
+        for pick in picks(frontend, entry):
+            if pick:
+                uses[f"{place}{'inner-' * is_staged}classes", number(self.numbers(pick))] += by
+                self._use_chain(change, pick, by)
+        if entry.answer.affinity is not None:
+            self._use_chain(change, Remember(self.family, entry.answer.affinity), by)
+
+    def _use_chain(self, change: Change, chain: Chain, by: int) -> None:
+        change.uses["", chain.chain.encode()] += by
+        if by > 0:
+            change.chains[chain.chain] = chain
+
+    def _settle_shared(self, change: Change) -> None:
+        """Write the shared elements whose first user came or whose last one went."""
+        verdicts = {
+            (c.place, number(self.numbers(c))): goto(c.chain) for c in self._known(change) if isinstance(c, Pick)
+        }
+        for name, key, comes in self._turns(change):
+            if name and comes:
+                change.put(name, key, b"" if name in _SHARED else verdicts[_place(name), key])
+            elif name:
+                change.draft.remove(name, key)
+
+    def _settle_chains(self, change: Change) -> None:
+        for name, key, comes in self._turns(change):
+            if not name and comes:
+                change.add_chain(change.chains[key.decode()])
+            elif not name:
+                change.remove_chain(key.decode())
+
+    def _turns(self, change: Change) -> Iterator[tuple[str, bytes, bool]]:
+        """Return what gets its first user (True) or loses its last one (False)."""
+        for (name, key), by in change.uses.items():
+            before = self._uses[name, key]
+            if bool(before) != bool(before + by):
+                yield name, key, not before
+
+    def _known(self, change: Change) -> Iterator[Chain]:
+        yield from change.chains.values()
+        for name, key in change.uses:
+            if name == "" and key.decode() in self.chains:
+                yield self.chains[key.decode()]
+
+    def _adopt_numbers(self, held: Held) -> None:
+        for place in PLACES:
+            for name in (f"{place}classes", f"{place}inner-classes"):
+                for key, verdict in held[name].items():
+                    self.numbers.adopt(target(verdict), int.from_bytes(key, sys.byteorder))
+
+    def _adopt_networks(self, change: Change, settings: NodeSettings, held: Held) -> None:
+        change.settings = settings
+        for name in NETWORKS:
+            wanted = address_ranges(self.family, networks_of(settings, name))
+            if dict(boundaries(wanted)) != held[name]:
+                change.draft.replace_networks(name, wanted)
+
+    def _write_networks(self, change: Change, new: NodeSettings, old: NodeSettings | None) -> None:
+        for name in NETWORKS:
+            wanted = address_ranges(self.family, networks_of(new, name))
+            if old is None or wanted != address_ranges(self.family, networks_of(old, name)):
+                change.draft.replace_networks(name, wanted)
+
+
+def networks_of(settings: NodeSettings, name: str) -> tuple[str, ...]:
+    """Return the networks that belong into a set."""
+    return {
+        "pod-cidrs": settings.pod_cidrs,
+        "service-cidrs": settings.service_cidrs,
+        "node-port-cidrs": settings.node_port_cidrs,
+    }[name]
+
+
+def networks_held(held: Held) -> Held:
+    """Return the sets of networks as they are, without the mark that nft sets at address 0."""
+    return {name: {key: value for key, value in held[name].items() if value == b"\0" or any(key)} for name in NETWORKS}
+
+
+def empty_held(family: Family) -> Held:
+    """Return what a table without elements holds."""
+    return {name: {} for name in layouts(family) if name not in UNREAD}
+
+
+def _entry(change: Change, frontend: Frontend, answer: Answer, slots: bytes, outside: bytes) -> Entry | None:
+    try:
+        return make_entry(frontend, answer, slots, outside)
+    except ValueError as error:
+        change.refused[frontend] = str(error)
+        return None
+
+
+def _held_slots(held: Held, frontend: Frontend, answer: Answer) -> tuple[bytes, bytes]:
+    endpoints = held[f"{place_of(frontend)}endpoints"]
+    if not endpoints:
+        return b"", b""
+    key = frontend_key(frontend)
+    return (
+        _run(endpoints, key, 0),
+        _run(endpoints, key, classes.OUTSIDE_SLOTS) if answer.outside else b"",
+    )
+
+
+def _run(endpoints: Elements, key: bytes, offset: int) -> bytes:
+    """Join the slots of a frontend from the first on, as far as they are dense."""
+    values: list[bytes] = []
+    while (value := endpoints.get(key + number(offset + len(values)))) is not None:
+        values.append(value)
+    return b"".join(values)
+
+
+def _slots_of(old: Entry | None, answer: Answer) -> tuple[bytes, bytes]:
+    # Another scheduler reads the slots in another order; the ones that are there are still a good start.
+    if old is None:
+        return b"", b""
+    return old.slots, old.outside if answer.outside else b""
+
+
+def _place(name: str) -> Place:
+    return "node-port-" if name.startswith("node-port-") else ""
+
+
+def _write_fixed_classes(change: Change) -> None:
+    for place in PLACES:
+        for name, fixed in classes.fixed_classes(place).items():
+            for value, verdict in fixed.items():
+                change.put(name, number(value), _verdict(verdict))
+
+
+def _verdict(text: str) -> bytes:
+    if text == "drop":
+        return drop()
+    return goto(text.removeprefix("goto "))
