@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pointsman.api.proxyconfig import ProxyConfig
 from pointsman.model.objects import Namespace, Node, ObjectKey, Pod, Service, ServiceCIDR
@@ -29,7 +30,7 @@ def as_json(document: object) -> bytes:
 
 
 def as_yaml(*documents: object) -> bytes:
-    return yaml.safe_dump_all(documents).encode()
+    return yaml.dump_all(documents, Dumper=getattr(yaml, "CSafeDumper", yaml.SafeDumper), sort_keys=False).encode()
 
 
 def names(parsed: Parsed) -> list[str]:
@@ -236,12 +237,12 @@ def test_anchors_are_written_out_and_bombs_are_not() -> None:
     assert names(parse(anchors)) == ["Namespace a", "Namespace b"]
     bomb = ["a0: &a0 [x,x,x,x,x,x,x,x,x]"]
     bomb += [f"a{i}: &a{i} [{','.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 30)]
-    tracemalloc.start()
-    parsed = parse("\n".join(bomb).encode())
-    assert tracemalloc.get_traced_memory()[1] < 50_000_000
-    tracemalloc.stop()
-    assert parsed.broken
-    assert "aliases" in lines(parsed)[0]
+    merged = ["a0: &a0 {x: 1, y: 2}"]
+    merged += [f"a{i}: &a{i} {{<<: [{','.join([f'*a{i - 1}'] * 9)}]}}" for i in range(1, 30)]
+    for lines_, word in ((bomb, "aliases"), (merged, "<<")):
+        parsed = parse("\n".join(lines_).encode())
+        assert parsed.broken
+        assert word in lines(parsed)[0]
     assert parse(b"kind: &a [*a]").broken
 
 
@@ -328,3 +329,33 @@ def test_every_bad_field_of_a_proxy_config_is_a_problem(form: Form) -> None:
         ),
     ]
     assert parsed.rejected == (ObjectKey("ProxyConfig", "", "c"),)
+
+
+FIELDS = st.sampled_from(
+    ["metadata", "name", "labels", "annotations", "spec", "status", "ports", "port", "clusterIP", "clusterIPs", "type",
+     "endpoints", "addresses", "addressType", "conditions", "subsets", "ip", "loadBalancer", "ingress", "items",
+     "sessionAffinityConfig", "clientIP", "timeoutSeconds", "pointsman.dev/weight", "mode", "syncPeriod", "taints"]
+)  # fmt: skip
+LEAVES = st.sampled_from([None, True, 0, 80, -1, 2**70, 1.5, "", "web", "10.0.0.1", "fd00::1", "IPv4", "None", "30s"])
+VALUES = st.recursive(LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(FIELDS, inner, max_size=4))
+KINDS = st.sampled_from(
+    ["Service", "EndpointSlice", "Endpoints", "Pod", "Node", "ServiceCIDR", "Namespace", "ProxyConfig", "List"]
+)
+ODD = st.builds(lambda kind, rest: {**rest, "kind": kind}, KINDS, st.dictionaries(FIELDS, VALUES, max_size=5))
+
+
+@settings(max_examples=60, deadline=None)  # machines that run the tests are slow at times
+@given(st.lists(ODD | VALUES, max_size=4))
+def test_json_and_yaml_say_the_same_whatever_is_in_them(items: list[object]) -> None:
+    whole = {"kind": "List", "items": [*items, service("good")]}
+    from_json, from_yaml = parse(as_json(whole)), parse(as_yaml(whole))
+    assert from_json == from_yaml
+    assert "Service default/good" in names(from_json)
+
+
+@settings(deadline=None)
+@given(st.binary(max_size=200) | st.text(alphabet="{}[]:,-&*!|>'\"# \n\tkind", max_size=60).map(str.encode))
+def test_no_bytes_make_it_fail(data: bytes) -> None:
+    parsed = parse(data)
+    assert not (parsed.broken and parsed.objects)
+    assert "\n" not in "".join(lines(parsed))

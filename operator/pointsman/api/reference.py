@@ -1,4 +1,7 @@
-"""Writes `docs/configuration.md` from the typed model: ``python -m pointsman.api.reference [--write FILE]``."""
+"""Writes `docs/configuration.md` from the typed model: ``python -m pointsman.api.reference [--write [FILE]]``.
+
+A tool for those who change the model; nothing imports it.
+"""
 
 from __future__ import annotations
 
@@ -176,9 +179,9 @@ def _annotations() -> str:
 |---|---|---|---|
 | `{SCHEDULER_ANNOTATION}` | Service | one of the mode's schedulers | How a backend of this Service is chosen; wins \
 over `spec.scheduler`. |
-| `{WEIGHT_ANNOTATION}` | Pod, EndpointSlice, Endpoints | `"0"` to `"{MAX_WEIGHT}"` (in quotes) | The share of new \
-connections that the endpoint gets, against the others of its Service; 1 where there is none. `"0"` drains: no new connections, \
-existing ones go on. A Pod's wins over its slice's. |
+| `{WEIGHT_ANNOTATION}` | Pod, EndpointSlice, Endpoints | `"0"` to `"{MAX_WEIGHT}"` (in quotes) | The share \
+of new connections that the endpoint gets, against the others of its Service; 1 where there is none. `"0"` drains: \
+no new connections, existing ones go on. A Pod's wins over its slice's. |
 """
 
 

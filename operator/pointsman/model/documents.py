@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 MAX_ALIASED_VALUES: Final = 1_000_000
 """How many values a YAML document with aliases may have once they are written out."""
 
+MAX_MERGED_KEYS: Final = 10_000
+"""How many keys a YAML mapping may have once its merge keys are written out."""
+
 MAX_FLOW_YAML: Final = 1 << 20
 """Bytes up to which what looks like JSON and is none is tried as YAML, which is slow."""
 
@@ -102,6 +105,12 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
         ]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Write out merge keys (``<<``), as the base class does, but not without end."""
+        super().flatten_mapping(node)
+        if len(node.value) > MAX_MERGED_KEYS:
+            raise UnreadableError(f"has a mapping with more than {MAX_MERGED_KEYS} keys by <<", "write it without <<")
 
 
 _Loader.add_implicit_resolver(
