@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pytest
 
 from pointsman.agent.loop import SyncLoop
-from pointsman.agent.syncer import Facts, Outcome
+from pointsman.agent.outcome import Facts, Outcome
 from pointsman.dataplane.protocol import Written
 from pointsman.model.objects import Namespace, ObjectKey
 from pointsman.sources.protocol import Batch, Change

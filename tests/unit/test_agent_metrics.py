@@ -6,7 +6,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from pointsman.agent.metrics import PROGRAMMING_BUCKETS, SYNC_BUCKETS, Histogram, Metrics
-from pointsman.agent.syncer import Cleaned, Facts, Outcome
+from pointsman.agent.outcome import Cleaned, Facts, Outcome
 from pointsman.dataplane.protocol import Written
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pointsman.agent import memory
-from pointsman.agent.logs import JsonFormatter, ProblemLog
+from pointsman.agent.logs import JsonFormatter, ProblemLog, configure
 from pointsman.agent.startup import AgentError, check_rights, read_config
 from pointsman.agent.worker import WorkerThread
 from pointsman.model.problems import Problem
@@ -104,3 +104,16 @@ def test_memory_is_left_to_the_collector_again() -> None:
         assert gc.get_freeze_count() > 0
     finally:
         gc.unfreeze()
+
+
+def test_the_log_goes_to_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
+    root = logging.getLogger()
+    before, level = root.handlers[:], root.level
+    try:
+        configure("json", verbose=False)
+        logging.getLogger("x").info("told")
+        logging.getLogger("x").debug("not told")
+    finally:
+        root.handlers, root.level = before, level
+    (line,) = capsys.readouterr().err.splitlines()
+    assert json.loads(line)["message"] == "told"

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pointsman.agent.clock import Clock
-    from pointsman.agent.syncer import Outcome
+    from pointsman.agent.outcome import Outcome
     from pointsman.model.objects import Kind, ObjectKey
     from pointsman.model.parse import Object
     from pointsman.sources.protocol import Batch

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
     from prometheus_client.metrics_core import Metric
 
-    from pointsman.agent.syncer import Outcome
+    from pointsman.agent.outcome import Outcome
     from pointsman.model.objects import Kind
     from pointsman.model.plan import Family
 

@@ -19,16 +19,17 @@ from pointsman.agent.listen import Address, parse_address, serve
 from pointsman.agent.logs import ProblemLog
 from pointsman.agent.loop import SyncLoop
 from pointsman.agent.metrics import Metrics
+from pointsman.agent.outcome import Kernel, Outcome
+from pointsman.agent.report import log_sync, refusals
 from pointsman.agent.service_health import ServiceHealth
 from pointsman.agent.startup import AgentError, check_rights, read_config
-from pointsman.agent.syncer import Kernel, Outcome, Syncer
+from pointsman.agent.syncer import Syncer
 from pointsman.agent.worker import WorkerThread
 from pointsman.dataplane.conntrack import Conntrack
 from pointsman.dataplane.nftables import NftablesDataplane
 from pointsman.dataplane.node_addresses import node_addresses
-from pointsman.dataplane.protocol import DataplaneError, Written
-from pointsman.dataplane.sysctl import apply_conntrack
-from pointsman.model.problems import Problem
+from pointsman.dataplane.protocol import DataplaneError
+from pointsman.dataplane.sysctl import apply_conntrack, check_forwarding
 from pointsman.policy.planner import Planner
 from pointsman.sources.manifests import ManifestSource
 from pointsman.sources.protocol import SourceError
@@ -36,7 +37,6 @@ from pointsman.sources.protocol import SourceError
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
-    from pointsman.api.proxyconfig import ProxyConfigSpec
     from pointsman.sources.protocol import Source
 
 _LOG: Final = logging.getLogger(__name__)
@@ -67,21 +67,32 @@ def run(options: AgentOptions) -> None:
 
     Raises:
         AgentError: it cannot start or go on.
-        BaseExceptionGroup: a part of it failed by a fault of ours; the process has to end.
     """
-    memory.prepare()
     check_rights()
-    spec = read_config(options.config) if options.config is not None else None
+    memory.prepare()
+    agent = Agent(options, real_kernel())
     try:
-        asyncio.run(_Agent(options, spec).run())
-    except* SourceError as group:
-        raise AgentError(str(group.exceptions[0])) from group
+        asyncio.run(agent.run())
+    except ExceptionGroup as group:
+        first = group.exceptions[0]
+        if isinstance(first, SourceError):
+            raise AgentError(str(first)) from group
+        raise AgentError(f"stopped by a fault of the agent ({first!r}); the kernel keeps its rules") from group
 
 
-class _Agent:
-    """The parts of one agent."""
+class Agent:
+    """The parts of one agent, connected.
 
-    def __init__(self, options: AgentOptions, spec: ProxyConfigSpec | None) -> None:
+    Args:
+        options: what it is told.
+        kernel: how to get at the kernel.
+
+    Raises:
+        AgentError: an option is wrong; the message says which and what to do.
+    """
+
+    def __init__(self, options: AgentOptions, kernel: Kernel) -> None:
+        spec = read_config(options.config) if options.config is not None else None
         self._healthz = _address(options.healthz_address, "--healthz-address")
         self._metrics_at = _address(options.metrics_address, "--metrics-address")
         self._source: Source = ManifestSource(options.manifests)
@@ -90,7 +101,7 @@ class _Agent:
         self._problems = ProblemLog()
         self._metrics = Metrics()
         self._worker = WorkerThread("kernel")
-        self._syncer = Syncer(self._planner, _kernel())
+        self._syncer = Syncer(self._planner, kernel)
         self._loop = SyncLoop(self._syncer, self._worker, self._clock, self._synced)
         self._metrics.follow(self._loop)
         self._health = Health(self._loop, self._clock, self._metrics.count_probe)
@@ -98,17 +109,26 @@ class _Agent:
             lambda: self._health.healthy, lambda found: self._problems.update("health check ports", found), self._clock
         )
         self._mode = ""
+        self._stop = asyncio.Event()
+
+    def stop(self) -> None:
+        """End `run`; the kernel keeps its rules."""
+        self._stop.set()
 
     async def run(self) -> None:
-        """Run all parts until a signal comes, or one of them fails."""
-        stop = asyncio.Event()
+        """Run all parts until SIGTERM, SIGINT or `stop`.
+
+        Raises:
+            AgentError: the kernel cannot do what is needed.
+            ExceptionGroup: a part failed; all others were stopped.
+        """
         for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, stop.set)
-        await self._check_support()
+            asyncio.get_running_loop().add_signal_handler(number, self.stop)
         try:
+            await self._check_support()
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(_forever(name, part), name=name) for name, part in self._parts()]
-                await stop.wait()
+                await self._stop.wait()
                 _LOG.info("stopping; the kernel keeps its rules")
                 for task in tasks:
                     task.cancel()
@@ -143,16 +163,14 @@ class _Agent:
 
     def _synced(self, outcome: Outcome) -> None:
         """Pass on what came of a sync."""
-        first = not self._mode
-        self._mode = outcome.facts.mode
+        first, self._mode = not self._mode, outcome.facts.mode
         self._metrics.count_sync(outcome)
         self._services.update(outcome.facts.health_checks)
         self._problems.update("objects", outcome.facts.problems)
-        self._problems.update("kernel", _refusals(outcome))
-        if outcome.written is not None:
-            _log_sync(outcome, outcome.written, first=first)
-            if first:
-                memory.settle()
+        self._problems.update("kernel", refusals(outcome))
+        log_sync(outcome)
+        if first:
+            memory.settle()
 
     async def _respond(self, path: str) -> Response:
         match path:
@@ -182,39 +200,10 @@ def _address(text: str, flag: str) -> Address | None:
         raise AgentError(str(error)) from error
 
 
-def _kernel() -> Kernel:
+def real_kernel() -> Kernel:
+    """Return the way to the kernel of the machine: nftables, connection tracking, /proc/sys."""
     return Kernel(
         dataplane=NftablesDataplane,
         conntrack=Conntrack,
-        sysctls=lambda config: apply_conntrack(config.conntrack),
+        sysctls=lambda config, families: (*apply_conntrack(config.conntrack), *check_forwarding(families)),
     )
-
-
-def _refusals(outcome: Outcome) -> list[Problem]:
-    """Say what the kernel did not take of a sync."""
-    if outcome.written is None:
-        return [_refusal("", outcome.error, "the sync; what the kernel held before stays in force")]
-    return [_refusal(part, why, "this part of the sync") for part, why in outcome.written.refused.items()]
-
-
-def _refusal(part: str, why: str, dropped: str) -> Problem:
-    return Problem(
-        source="kernel",
-        object=part,
-        field="",
-        message=why,
-        remedy="it is tried again; if it stays, look for another program that changes the same rules",
-        dropped=dropped,
-    )
-
-
-def _log_sync(outcome: Outcome, written: Written, *, first: bool) -> None:
-    counts = outcome.facts.counts
-    level = logging.INFO if first else logging.DEBUG
-    _LOG.log(
-        level,
-        "%s: %d Services with %d ports and %d endpoints are in the kernel (mode %s; %d added, %d removed, %.1f ms)",
-        "full sync" if outcome.full else "sync",
-        counts.services, counts.service_ports, counts.endpoints, outcome.facts.mode,
-        written.added, written.removed, outcome.seconds * 1000,
-    )  # fmt: skip

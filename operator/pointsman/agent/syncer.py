@@ -7,104 +7,24 @@ others may know of a sync is in its `Outcome`, an immutable value.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
+from pointsman.agent.outcome import Cleaned, Facts, Outcome
 from pointsman.agent.stale import stale_udp
-from pointsman.dataplane.protocol import Dataplane, DataplaneError, Support, Written
+from pointsman.dataplane.protocol import DataplaneError, Written
 from pointsman.model.problems import Problem
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping
 
-    from pointsman.api.proxyconfig import ProxyConfigSpec
+    from pointsman.agent.outcome import Cleaner, Kernel
+    from pointsman.dataplane.protocol import Dataplane, Support
     from pointsman.model.objects import ObjectKey
     from pointsman.model.parse import Object
     from pointsman.model.plan import Answer, Delta, Family, Frontend
-    from pointsman.policy.planner import Counts, HealthCheck, Planner
+    from pointsman.policy.planner import Planner
 
 _BOTH: Final[tuple[Family, Family]] = (4, 6)
-
-
-class Cleaner(Protocol):
-    """Deletes stale connection-tracking entries (`pointsman.dataplane.conntrack.Conntrack`)."""
-
-    def clean(self, frontends: Mapping[Frontend, Answer | None]) -> int:
-        """Delete the stale UDP entries of frontends, given what answers them now; return how many went."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Kernel:
-    """How to get at the kernel; each is called once, in the thread that syncs.
-
-    Attributes:
-        dataplane: opens the dataplane.
-        conntrack: opens connection tracking; called after the first sync, as nothing waits for it.
-        sysctls: sets what the configuration says of connection tracking; called when that changed.
-    """
-
-    dataplane: Callable[[], Dataplane]
-    conntrack: Callable[[], Cleaner]
-    sysctls: Callable[[ProxyConfigSpec], tuple[Problem, ...]]
-
-
-@dataclass(frozen=True, slots=True)
-class Facts:
-    """What holds for the agent as a whole after a sync.
-
-    Attributes:
-        mode: the dataplane in force.
-        counts: how much there is.
-        health_checks: Services with a health check port of their own, by ``namespace/name``.
-        problems: what is wrong with objects, as the planner sees it, and with sysctls.
-        node_leaving: the node is being deleted; new connections from outside should go elsewhere.
-        min_sync_period, sync_period: seconds, from the configuration in force.
-    """
-
-    mode: str
-    counts: Counts
-    health_checks: Mapping[str, HealthCheck]
-    problems: tuple[Problem, ...]
-    node_leaving: bool
-    min_sync_period: float
-    sync_period: float
-
-
-@dataclass(frozen=True, slots=True)
-class Cleaned:
-    """One look for stale connection-tracking entries: how many were deleted, and how many seconds it took."""
-
-    family: Family
-    entries: int
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What came of one sync.
-
-    Attributes:
-        full: everything was compared, not only what changed.
-        families: IP versions that were synced.
-        seconds: how long the dataplane took.
-        finished: Unix seconds when the kernel had it.
-        written: what was written; None when nothing was, because of `error`.
-        error: why the kernel holds none of it, or "".
-        triggers: Unix seconds of the changes of endpoints that are in the kernel now.
-        cleaned: the look for stale connection-tracking entries, for each family that had reason for one.
-        facts: what holds now.
-    """
-
-    full: bool
-    families: frozenset[Family]
-    seconds: float
-    finished: float
-    written: Written | None
-    error: str
-    triggers: tuple[float, ...]
-    cleaned: tuple[Cleaned, ...]
-    facts: Facts
 
 
 class Syncer:
@@ -117,7 +37,8 @@ class Syncer:
         self._started = wall()
         self._dataplane: Dataplane | None = None
         self._conntrack: Cleaner | None = None
-        self._settings: object = None
+        self._set: tuple[object, frozenset[Family]] | None = None
+        self._in_use: frozenset[Family] = frozenset()
         self._sysctl_problems: tuple[Problem, ...] = ()
         self._conntrack_problems: tuple[Problem, ...] = ()
         self._udp: dict[Frontend, Answer] = {}
@@ -155,7 +76,7 @@ class Syncer:
         cleaned: tuple[Cleaned, ...] = ()
         if written is not None:
             triggers, self._triggers = tuple(self._triggers), []
-            self._apply_sysctls()
+            self._apply_sysctls(full=full)
             cleaned = self._clean(full=full)
         return Outcome(
             full=full,
@@ -184,6 +105,7 @@ class Syncer:
         # Changes from before our start were not ours to bring into the kernel in time.
         self._triggers += [time for time in self._planner.take_triggers() if time >= self._started]
         self._stale |= stale_udp(self._udp, delta).keys()
+        self._in_use = self._in_use.union(frontend.family for frontend in delta.changed)
         for frontend in delta.removed:
             self._udp.pop(frontend, None)
         self._udp.update((frontend, answer) for frontend, answer in delta.changed.items() if frontend.protocol == "udp")
@@ -215,19 +137,22 @@ class Syncer:
         entries = self._conntrack.clean({frontend: self._udp.get(frontend) for frontend in _of_family(stale, family)})
         return Cleaned(family, entries, time.perf_counter() - clock)
 
-    def _apply_sysctls(self) -> None:
+    def _apply_sysctls(self, *, full: bool) -> None:
         config = self._planner.config
-        if config.conntrack != self._settings:
-            self._settings = config.conntrack
-            self._sysctl_problems = self._kernel.sysctls(config)
+        wanted = (config.conntrack, self._in_use)
+        if full or wanted != self._set:
+            self._set = wanted
+            self._sysctl_problems = self._kernel.sysctls(config, self._in_use)
 
     def _facts(self) -> Facts:
         planner = self._planner
+        mode = self._dataplane.mode if self._dataplane is not None else planner.config.mode
+        other_mode = () if mode == planner.config.mode else (_other_mode(mode, planner.config.mode),)
         return Facts(
-            mode=self._dataplane.mode if self._dataplane is not None else planner.config.mode,
+            mode=mode,
             counts=planner.counts,
             health_checks=dict(planner.health_checks),
-            problems=(*planner.problems, *self._sysctl_problems, *self._conntrack_problems),
+            problems=(*planner.problems, *other_mode, *self._sysctl_problems, *self._conntrack_problems),
             node_leaving=planner.node is not None and planner.node.leaving,
             min_sync_period=planner.config.min_sync_period,
             sync_period=planner.config.sync_period,
@@ -252,4 +177,15 @@ def _untracked(error: Exception) -> Problem:
         message=f"stale UDP entries cannot be deleted ({error})",
         remedy="the agent needs CAP_NET_ADMIN and the kernel module nf_conntrack_netlink",
         dropped="the clean-up",
+    )
+
+
+def _other_mode(mode: str, wanted: str) -> Problem:
+    return Problem(
+        source="",
+        object="ProxyConfig",
+        field="spec.mode",
+        message=f"{wanted} is not there yet; {mode} is in force",
+        remedy=f"write {mode}, or leave the field out",
+        dropped="the mode",
     )

@@ -1,0 +1,97 @@
+"""What a sync needs of the kernel, and what came of it: plain values that any thread may read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from pointsman.api.proxyconfig import ProxyConfigSpec
+    from pointsman.dataplane.protocol import Dataplane, Written
+    from pointsman.model.plan import Answer, Family, Frontend
+    from pointsman.model.problems import Problem
+    from pointsman.policy.planner import Counts, HealthCheck
+
+
+class Cleaner(Protocol):
+    """Deletes stale connection-tracking entries (`pointsman.dataplane.conntrack.Conntrack`)."""
+
+    def clean(self, frontends: Mapping[Frontend, Answer | None]) -> int:
+        """Delete the stale UDP entries of frontends, given what answers them now; return how many went."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """How to get at the kernel; each is called once, in the thread that syncs.
+
+    Attributes:
+        dataplane: opens the dataplane.
+        conntrack: opens connection tracking; called after the first sync, as nothing waits for it.
+        sysctls: sets and checks kernel parameters, given the configuration and the IP versions in use; called when
+            these changed, and at each full sync.
+    """
+
+    dataplane: Callable[[], Dataplane]
+    conntrack: Callable[[], Cleaner]
+    sysctls: Callable[[ProxyConfigSpec, frozenset[Family]], tuple[Problem, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What holds for the agent as a whole after a sync.
+
+    Attributes:
+        mode: the dataplane in force.
+        counts: how much there is.
+        health_checks: Services with a health check port of their own, by ``namespace/name``.
+        problems: what is wrong with objects, as the planner sees it, and with sysctls.
+        node_leaving: the node is being deleted; new connections from outside should go elsewhere.
+        min_sync_period, sync_period: seconds, from the configuration in force.
+    """
+
+    mode: str
+    counts: Counts
+    health_checks: Mapping[str, HealthCheck]
+    problems: tuple[Problem, ...]
+    node_leaving: bool
+    min_sync_period: float
+    sync_period: float
+
+
+@dataclass(frozen=True, slots=True)
+class Cleaned:
+    """One look for stale connection-tracking entries: how many were deleted, and how many seconds it took."""
+
+    family: Family
+    entries: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of one sync.
+
+    Attributes:
+        full: everything was compared, not only what changed.
+        families: IP versions that were synced.
+        seconds: how long the dataplane took.
+        finished: Unix seconds when the kernel had it.
+        written: what was written; None when nothing was, because of `error`.
+        error: why the kernel holds none of it, or "".
+        triggers: Unix seconds of the changes of endpoints that are in the kernel now.
+        cleaned: the look for stale connection-tracking entries, for each family that had reason for one.
+        facts: what holds now.
+    """
+
+    full: bool
+    families: frozenset[Family]
+    seconds: float
+    finished: float
+    written: Written | None
+    error: str
+    triggers: tuple[float, ...]
+    cleaned: tuple[Cleaned, ...]
+    facts: Facts

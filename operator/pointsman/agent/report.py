@@ -1,0 +1,44 @@
+"""What people are told of a sync: one line, and a problem for each part that the kernel refused."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Final
+
+from pointsman.model.problems import Problem
+
+if TYPE_CHECKING:
+    from pointsman.agent.outcome import Outcome
+
+_LOG: Final = logging.getLogger(__name__)
+
+
+def log_sync(outcome: Outcome) -> None:
+    """Log a sync that the kernel took: a full one always, one of changes for those who want to know (``-v``)."""
+    written, facts = outcome.written, outcome.facts
+    if written is None:
+        return
+    _LOG.log(
+        logging.INFO if outcome.full else logging.DEBUG,
+        "%s in %.1f ms: %d elements added, %d removed; now %d Services, %d ports, %d endpoints (mode %s)",
+        "full sync" if outcome.full else "sync", outcome.seconds * 1000, written.added, written.removed,
+        facts.counts.services, facts.counts.service_ports, facts.counts.endpoints, facts.mode,
+    )  # fmt: skip
+
+
+def refusals(outcome: Outcome) -> list[Problem]:
+    """Say what the kernel did not take of a sync."""
+    if outcome.written is None:
+        return [_refusal("", outcome.error, "the sync; what the kernel held before stays in force")]
+    return [_refusal(part, why, "this part of the sync") for part, why in outcome.written.refused.items()]
+
+
+def _refusal(part: str, why: str, dropped: str) -> Problem:
+    return Problem(
+        source="kernel",
+        object=part,
+        field="",
+        message=why,
+        remedy="it is tried again; if it stays, look for another program that changes the same rules",
+        dropped=dropped,
+    )

@@ -1,0 +1,229 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pointsman.agent.outcome import Kernel
+from pointsman.agent.syncer import Syncer
+from pointsman.dataplane.protocol import DataplaneError, Support, Written
+from pointsman.model.objects import Endpoint, EndpointPort, EndpointSlice, Node, ObjectKey, Service, ServicePort
+from pointsman.model.parse import key_of
+from pointsman.model.plan import Plan, apply
+from pointsman.policy.planner import Planner
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pointsman.model.parse import Object
+    from pointsman.model.plan import Answer, Backend, Delta, Frontend
+    from pointsman.model.problems import Problem
+
+
+class FakeDataplane:
+    """A dataplane in memory; `fail` makes the next write fail."""
+
+    mode = "nftables"
+
+    def __init__(self) -> None:
+        self.plan = Plan({})
+        self.calls: list[str] = []
+        self.fail: Exception | None = None
+        self.closed = False
+
+    def support(self) -> Support:
+        return Support(available=True)
+
+    def adopt(self, plan: Plan) -> Written:
+        return self._write("adopt", Plan(dict(plan.answers), plan.settings))
+
+    def apply(self, delta: Delta) -> Written:
+        return self._write("apply", apply(self.plan, delta))
+
+    def read(self) -> Mapping[Frontend, tuple[Backend, ...]]:
+        return {frontend: answer.pool.backends for frontend, answer in self.plan.answers.items()}
+
+    def disturbed(self) -> bool:
+        return False
+
+    def cleanup(self) -> None:
+        self.plan = Plan({})
+
+    def close(self) -> None:
+        self.closed = True
+
+    def _write(self, call: str, plan: Plan) -> Written:
+        self.calls.append(call)
+        if self.fail is not None:
+            error, self.fail = self.fail, None
+            raise error
+        self.plan = plan
+        return Written(added=len(plan.answers))
+
+
+class FakeConntrack:
+    def __init__(self) -> None:
+        self.calls: list[dict[str, tuple[str, ...] | None]] = []
+        self.fail: Exception | None = None
+
+    def clean(self, frontends: Mapping[Frontend, Answer | None]) -> int:
+        if self.fail is not None:
+            raise self.fail
+        self.calls.append(
+            {
+                frontend.address: None if answer is None else tuple(b.address for b in answer.pool.backends)
+                for frontend, answer in frontends.items()
+            }
+        )
+        return len(frontends)
+
+
+class Agent:
+    def __init__(self) -> None:
+        self.dataplane = FakeDataplane()
+        self.conntrack = FakeConntrack()
+        self.sysctls: list[frozenset[int]] = []
+        kernel = Kernel(lambda: self.dataplane, lambda: self.conntrack, self._set)
+        self.syncer = Syncer(Planner("node-1"), kernel, wall=lambda: 1_000.0)
+
+    def _set(self, _config: object, families: frozenset[int]) -> tuple[Problem, ...]:
+        self.sysctls.append(families)
+        return ()
+
+    def sync(self, *objects: Object, full: bool = False, gone: tuple[Object, ...] = ()):  # noqa: ANN201 (an Outcome)
+        changes: dict[ObjectKey, Object | None] = {key_of(obj): obj for obj in objects}
+        changes |= dict.fromkeys(map(key_of, gone))
+        return self.syncer.sync(changes, full=full)
+
+    def addresses(self, frontend: str) -> list[str]:
+        return [b.address for f, found in self.dataplane.read().items() if f.address == frontend for b in found]
+
+
+@pytest.fixture
+def agent() -> Agent:
+    return Agent()
+
+
+def dns(protocol: str = "udp") -> Service:
+    return Service("kube-system", "dns", cluster_ips=("10.96.0.10",), ports=(ServicePort(53, "dns", protocol),))
+
+
+def endpoints(*addresses: str, protocol: str = "udp", trigger_time: float | None = None) -> EndpointSlice:
+    return EndpointSlice(
+        "kube-system",
+        "dns-1",
+        "dns",
+        ports=(EndpointPort(5353, "dns", protocol),),
+        endpoints=tuple(Endpoint(address) for address in addresses),
+        trigger_time=trigger_time,
+    )
+
+
+def test_the_first_sync_adopts_and_the_next_ones_apply(agent: Agent) -> None:
+    outcome = agent.sync(dns(), endpoints("10.0.0.1"), full=True)
+    assert (outcome.full, outcome.families, outcome.error) == (True, {4, 6}, "")
+    assert outcome.written == Written(added=1)
+    assert agent.addresses("10.96.0.10") == ["10.0.0.1"]
+    outcome = agent.sync(endpoints("10.0.0.1", "10.0.0.2"))
+    assert (outcome.full, outcome.families) == (False, {4})
+    assert agent.addresses("10.96.0.10") == ["10.0.0.1", "10.0.0.2"]
+    agent.sync(gone=(dns(),))
+    assert agent.dataplane.read() == {}
+    assert agent.dataplane.calls == ["adopt", "apply", "apply"]
+
+
+def test_a_change_without_effect_does_not_reach_the_kernel(agent: Agent) -> None:
+    agent.sync(dns(), full=True)
+    outcome = agent.sync(Service("kube-system", "headless", ignored="headless"))
+    assert outcome.written == Written()
+    assert outcome.families == frozenset()
+    assert agent.dataplane.calls == ["adopt"]
+
+
+def test_a_refusal_is_an_outcome_and_the_change_is_kept(agent: Agent) -> None:
+    agent.sync(dns(), full=True)
+    errors = (DataplaneError("element 10.96.0.10: no"), OSError(105, "No buffer space available"))
+    for full, error in zip((False, True), errors, strict=True):
+        agent.dataplane.fail = error
+        outcome = agent.sync(endpoints("10.0.0.1"), full=full)
+        assert outcome.written is None
+        assert outcome.error == str(error)
+        assert agent.addresses("10.96.0.10") == []
+    outcome = agent.sync(full=True)
+    assert outcome.error == ""
+    assert agent.addresses("10.96.0.10") == ["10.0.0.1"]
+
+
+def test_a_fault_of_ours_is_no_outcome(agent: Agent) -> None:
+    agent.dataplane.fail = KeyError("x")
+    with pytest.raises(KeyError):
+        agent.sync(full=True)
+
+
+def test_trigger_times_are_told_once_they_are_in_the_kernel(agent: Agent) -> None:
+    agent.sync(dns(), endpoints("10.0.0.1", trigger_time=999.0), full=True)
+    agent.dataplane.fail = DataplaneError("no")
+    assert agent.sync(endpoints("10.0.0.2", trigger_time=1_001.0)).triggers == ()
+    assert agent.sync(full=True).triggers == (1_001.0,), "those from before the agent's start are not its own"
+    assert agent.sync(full=True).triggers == ()
+
+
+def test_stale_udp_entries_are_cleaned_after_the_kernel_has_the_change(agent: Agent) -> None:
+    outcome = agent.sync(dns(), endpoints("10.0.0.1", "10.0.0.2"), full=True)
+    assert [cleaned.family for cleaned in outcome.cleaned] == [4]
+    assert agent.conntrack.calls == [{"10.96.0.10": ("10.0.0.1", "10.0.0.2")}], "all of them after the start"
+    agent.sync(endpoints("10.0.0.1", "10.0.0.2", "10.0.0.3"))
+    assert len(agent.conntrack.calls) == 1
+    agent.sync(endpoints("10.0.0.3"))
+    assert agent.conntrack.calls[1:] == [{"10.96.0.10": ("10.0.0.3",)}]
+    outcome = agent.sync(gone=(dns(),))
+    assert agent.conntrack.calls[2:] == [{"10.96.0.10": None}]
+    assert outcome.cleaned[0].entries == 1
+
+
+def test_cleaning_waits_for_the_kernel(agent: Agent) -> None:
+    agent.sync(dns(), endpoints("10.0.0.1"), full=True)
+    agent.dataplane.fail = DataplaneError("no")
+    agent.sync(gone=(dns(),))
+    assert len(agent.conntrack.calls) == 1
+    agent.sync(full=True)
+    assert agent.conntrack.calls[1:] == [{"10.96.0.10": None}]
+
+
+def test_tcp_has_nothing_to_clean(agent: Agent) -> None:
+    agent.sync(dns("tcp"), endpoints("10.0.0.1", protocol="tcp"), full=True)
+    agent.sync(endpoints(protocol="tcp"))
+    assert agent.conntrack.calls == []
+
+
+def test_cleaning_that_fails_is_a_problem_and_is_tried_again(agent: Agent) -> None:
+    agent.conntrack.fail = OSError(1, "Operation not permitted")
+    outcome = agent.sync(dns(), endpoints("10.0.0.1"), full=True)
+    assert outcome.error == ""
+    assert "Operation not permitted" in str(outcome.facts.problems[-1])
+    agent.conntrack.fail = None
+    outcome = agent.sync(Node("node-1"))
+    assert agent.conntrack.calls == [{"10.96.0.10": ("10.0.0.1",)}]
+    assert outcome.facts.problems == ()
+
+
+def test_sysctls_are_set_at_the_start_and_for_a_new_family(agent: Agent) -> None:
+    agent.sync(dns(), full=True)
+    agent.sync(endpoints("10.0.0.1"))
+    agent.sync(Service("default", "six", cluster_ips=("fd00::1",), ports=(ServicePort(80),)))
+    assert agent.sysctls == [{4}, {4, 6}]
+
+
+def test_facts_are_those_of_the_planner(agent: Agent) -> None:
+    outcome = agent.sync(dns(), endpoints("10.0.0.1"), Node("node-1", leaving=True), full=True)
+    facts = outcome.facts
+    assert (facts.mode, facts.node_leaving, facts.sync_period, facts.min_sync_period) == ("nftables", True, 30.0, 0.05)
+    assert (facts.counts.services, facts.counts.endpoints) == (1, 1)
+
+
+def test_closing_closes_what_was_opened(agent: Agent) -> None:
+    agent.syncer.close()
+    assert not agent.dataplane.closed
+    agent.sync(full=True)
+    agent.syncer.close()
+    assert agent.dataplane.closed

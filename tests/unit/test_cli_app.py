@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from pointsman import __version__
+from pointsman.agent.run import AgentOptions
+from pointsman.agent.startup import AgentError
+from pointsman.cli.app import app
+from pointsman.dataplane.protocol import DataplaneError
+
+
+class Calls:
+    def __init__(self) -> None:
+        self.options: list[AgentOptions] = []
+        self.logging: list[tuple[str, bool]] = []
+        self.error: Exception | None = None
+
+    def run(self, options: AgentOptions) -> None:
+        self.options.append(options)
+        if self.error is not None:
+            raise self.error
+
+    def configure(self, log_format: str, *, verbose: bool) -> None:
+        self.logging.append((log_format, verbose))
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
+    calls = Calls()
+    monkeypatch.setattr("pointsman.agent.run.run", calls.run)
+    monkeypatch.setattr("pointsman.agent.logs.configure", calls.configure)
+    return calls
+
+
+def test_the_version_is_printed() -> None:
+    result = CliRunner().invoke(app, ["--version"])
+    assert (result.exit_code, result.output) == (0, f"pointsman {__version__}\n")
+
+
+def test_the_help_names_every_command() -> None:
+    output = CliRunner().invoke(app, ["--help"]).output
+    for command in ("agent", "render", "explain", "lab", "cleanup"):
+        assert command in output
+
+
+def test_the_agent_gets_its_defaults(calls: Calls) -> None:
+    result = CliRunner().invoke(app, ["agent", "--manifests", "/etc/services", "--node-name", "node-1"])
+    assert result.exit_code == 0
+    assert calls.options == [AgentOptions(Path("/etc/services"), "node-1", None, "0.0.0.0:10256", "127.0.0.1:10249")]
+    assert calls.logging == [("text", False)]
+
+
+def test_the_agent_gets_every_option(calls: Calls) -> None:
+    arguments = "agent --manifests m --node-name n --config c.yaml --healthz-address [::]:1 --metrics-address :2 -v"
+    result = CliRunner().invoke(app, [*arguments.split(), "--log-format", "json"])
+    assert result.exit_code == 0
+    assert calls.options == [AgentOptions(Path("m"), "n", Path("c.yaml"), "[::]:1", ":2")]
+    assert calls.logging == [("json", True)]
+
+
+def test_what_stops_the_agent_is_one_line_and_a_status(calls: Calls) -> None:
+    calls.error = AgentError("--manifests m: cannot read the directory; create it")
+    result = CliRunner().invoke(app, ["agent", "--manifests", "m", "--node-name", "n"])
+    assert result.exit_code == 1
+    assert result.stderr == "pointsman agent: --manifests m: cannot read the directory; create it\n"
+
+
+def test_missing_options_are_named() -> None:
+    result = CliRunner().invoke(app, ["agent"])
+    assert result.exit_code == 2
+    assert "--manifests" in result.stderr
+
+
+class FakeDataplane:
+    error: Exception | None = None
+
+    def cleanup(self) -> None:
+        if self.error is not None:
+            raise self.error
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "output"),
+    [(None, 0, "nftables: removed\n"), (DataplaneError("busy"), 1, "pointsman cleanup: busy\n")],
+)
+def test_cleanup_says_what_it_did(
+    monkeypatch: pytest.MonkeyPatch, error: Exception | None, status: int, output: str
+) -> None:
+    monkeypatch.setattr(FakeDataplane, "error", error)
+    monkeypatch.setattr("pointsman.dataplane.nftables.NftablesDataplane", FakeDataplane)
+    monkeypatch.setattr("pointsman.agent.startup.check_rights", lambda: None)
+    result = CliRunner().invoke(app, ["cleanup"])
+    assert (result.exit_code, result.output) == (status, output)
