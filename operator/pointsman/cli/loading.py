@@ -1,0 +1,110 @@
+"""Reading manifests that are named on the command line, for commands that only look."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from pointsman.api.proxyconfig import ProxyConfigSpec
+    from pointsman.model.parse import Object
+    from pointsman.model.problems import Problem
+    from pointsman.policy.planner import Planner
+
+Files = Annotated[
+    list[Path],
+    typer.Option(
+        "--filename", "-f", metavar="FILE", help="Manifest (YAML or JSON), directory of them, or - for standard input."
+    ),
+]
+MoreFiles = Annotated[
+    list[Path] | None, typer.Argument(metavar="FILE", help="More of them, so that -f *.yaml works.", show_default=False)
+]
+NodeName = Annotated[str, typer.Option(metavar="NAME", help="Name of the node.")]
+ConfigFile = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="File with the ProxyConfig to use, whatever the manifests have.")
+]
+
+_SUFFIXES = (".yaml", ".yml", ".json")
+
+
+class LoadError(Exception):
+    """A file cannot be used at all; the message says which, why, and what to do."""
+
+
+def load(files: Iterable[Path], node_name: str, config: Path | None) -> tuple[Planner, tuple[Problem, ...]]:
+    """Read manifests and plan what they say for one node.
+
+    Args:
+        files: files, directories (with those below them), or ``-`` for standard input.
+        node_name: the node.
+        config: file with the ProxyConfig to use, or None for those among the manifests.
+
+    Returns:
+        The planner, and everything that is wrong with the objects.
+
+    Raises:
+        LoadError: a file cannot be read, or `config` holds no valid ProxyConfig.
+    """
+    from pointsman.policy.planner import Planner  # noqa: PLC0415 (`pointsman --help` needs none of it)
+
+    planner = Planner(node_name, config=_config(config) if config is not None else None)
+    problems: list[Problem] = []
+    for obj, found in _objects(files):
+        problems += found
+        if obj is not None:
+            planner.put(obj)
+    planner.take()
+    return planner, (*problems, *planner.problems)
+
+
+def _config(path: Path) -> ProxyConfigSpec:
+    from pointsman.agent.startup import AgentError, read_config  # noqa: PLC0415 (as above)
+
+    try:
+        return read_config(path)
+    except AgentError as error:
+        raise LoadError(str(error)) from error
+
+
+def report(problems: Iterable[Problem]) -> None:
+    """Write problems to standard error, one a line."""
+    for problem in problems:
+        typer.echo(f"pointsman: {problem}", err=True)
+
+
+def _objects(files: Iterable[Path]) -> Iterator[tuple[Object | None, tuple[Problem, ...]]]:
+    from pointsman.model.parse import parse  # noqa: PLC0415 (as above)
+
+    for path in _expand(files):
+        parsed = parse(_bytes(path), str(path))
+        yield None, parsed.problems
+        for obj in parsed.objects:
+            yield obj, ()
+
+
+def _expand(files: Iterable[Path]) -> Iterator[Path]:
+    for path in files:
+        if not path.is_dir():
+            yield path
+            continue
+        found = sorted(p for p in path.rglob("*") if p.suffix in _SUFFIXES and p.is_file() and not _hidden(p, path))
+        if not found:
+            raise LoadError(f"{path}: no manifest ({', '.join(_SUFFIXES)}) is in this directory")
+        yield from found
+
+
+def _hidden(path: Path, root: Path) -> bool:
+    return any(part.startswith(".") for part in path.relative_to(root).parts)
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
+    except OSError as error:
+        raise LoadError(f"{path}: cannot be read ({error.strerror}); name a manifest, a directory or -") from error

@@ -1,0 +1,89 @@
+"""What the planner knows of the cluster besides Services and endpoints, and what follows for this node; pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pointsman.api.proxyconfig import ProxyConfig, ProxyConfigSpec
+from pointsman.api.selection import select
+from pointsman.policy.context import Context, build_context
+from pointsman.policy.settings import node_settings, settings_problems
+
+if TYPE_CHECKING:
+    from pointsman.api.values import PortRange
+    from pointsman.model.objects import Namespace, Node, ServiceCIDR
+    from pointsman.model.plan import NodeSettings
+    from pointsman.model.problems import Problem
+
+_DEFAULTS = ProxyConfigSpec()
+
+
+class Cluster:
+    """Configurations, this Node, ServiceCIDRs, Namespaces.
+
+    Change the attributes and call `resolve`; what follows is in `config`, `settings` and `context`.
+
+    Attributes:
+        configs, service_cidrs: objects by name.
+        namespaces: labels by name.
+        node: this node's own object, or None.
+        config: the configuration in force.
+        settings: the plan's settings.
+        context: what every Service's plan depends on.
+    """
+
+    def __init__(self, node_name: str, override: ProxyConfigSpec | None, found_addresses: tuple[str, ...]) -> None:
+        self.node_name = node_name
+        self.configs: dict[str, ProxyConfig] = {}
+        self.service_cidrs: dict[str, ServiceCIDR] = {}
+        self.namespaces: dict[str, Namespace] = {}
+        self.node: Node | None = None
+        self._override = override
+        self._found_addresses = found_addresses
+        self._configured_by = "ProxyConfig"
+        self.config: ProxyConfigSpec
+        self.settings: NodeSettings
+        self.context: Context
+        self.resolve()
+
+    def resolve(self) -> None:
+        """Work out what follows from the objects."""
+        self.config = self._choose_config()
+        self.settings = node_settings(self.config, self.node, self.addresses, self.service_cidrs.values())
+        self.context = build_context(self.node_name, self.config, self.settings, self.node, self.addresses)
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """The node's addresses: those of its Node object, or, without any, those that the agent found."""
+        return (self.node.addresses if self.node is not None else ()) or self._found_addresses
+
+    def node_port_range(self, namespace: str) -> PortRange:
+        """Return the node ports that Services of a namespace should have."""
+        config = self.config
+        if config.node_port_ranges:
+            known = self.namespaces.get(namespace)
+            labels = dict(known.labels) if known is not None else {}
+            for entry in config.node_port_ranges:
+                if entry.namespace_selector.matches(labels):
+                    return entry.range
+        return config.node_port_range
+
+    def problems(self, *, node_ports: bool) -> list[Problem]:
+        """Say what is wrong with the configuration on this node; `node_ports`: some Service has one."""
+        return settings_problems(
+            self.config,
+            self.addresses,
+            configured_by=self._configured_by,
+            node_name=self.node_name,
+            node_ports=node_ports,
+        )
+
+    def _choose_config(self) -> ProxyConfigSpec:
+        self._configured_by = "ProxyConfig"
+        if self._override is not None:
+            return self._override
+        chosen = select(self.configs.values(), dict(self.node.labels) if self.node is not None else {})
+        if chosen is None:
+            return _DEFAULTS
+        self._configured_by = f"ProxyConfig {chosen.name}"
+        return chosen.spec

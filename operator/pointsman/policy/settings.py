@@ -1,0 +1,116 @@
+"""What holds for the whole node: from the configuration, the Node and ServiceCIDR objects; pure."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import TYPE_CHECKING, Final
+
+from pointsman.model.address import family_of
+from pointsman.model.plan import IPV4, IPV6, NodeSettings
+from pointsman.model.problems import Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from pointsman.api.proxyconfig import ProxyConfigSpec
+    from pointsman.model.objects import Node, ServiceCIDR
+
+_EVERYWHERE: Final = ("0.0.0.0/0", "::/0")
+_LOOPBACK: Final = ("127.0.0.0/8", "::1/128")
+_FIELD: Final = "spec.nodePortAddresses"
+
+
+def node_settings(
+    config: ProxyConfigSpec, node: Node | None, addresses: tuple[str, ...], service_cidrs: Iterable[ServiceCIDR]
+) -> NodeSettings:
+    """Work out the settings of a node.
+
+    Args:
+        config: its configuration.
+        node: its Node object, if there is one.
+        addresses: its own addresses, the most important of each family first.
+        service_cidrs: all ServiceCIDR objects; when there is one, the configuration's networks don't count.
+    """
+    pod_cidrs = config.pod_cidrs
+    if config.local_detection == "NodeCIDR":
+        pod_cidrs = node.pod_cidrs if node is not None else ()
+    objects = list(service_cidrs)
+    networks = [cidr for entry in objects for cidr in entry.cidrs] if objects else config.service_cidrs
+    return NodeSettings(
+        pod_cidrs=_distinct(pod_cidrs),
+        service_cidrs=_distinct(networks),
+        node_port_cidrs=_distinct(_node_port_cidrs(config, addresses)),
+        drop_invalid=not config.conntrack.tcp_be_liberal,
+    )
+
+
+def settings_problems(
+    config: ProxyConfigSpec, addresses: tuple[str, ...], *, configured_by: str, node_name: str, node_ports: bool
+) -> list[Problem]:
+    """Say what is wrong with the configuration on this node.
+
+    Args:
+        config: the configuration in force.
+        addresses: the node's own addresses.
+        configured_by: the object that it comes from, for people.
+        node_name: this node's name.
+        node_ports: some Service has a node port.
+    """
+    wanted = config.effective_node_port_addresses
+    problems = []
+    if "localhost" in wanted and config.mode == "nftables":
+        problems.append(
+            Problem(
+                source="",
+                object=configured_by,
+                field=_FIELD,
+                message='"localhost": node ports on loopback are not served in mode nftables',
+                remedy="connect to an address of the node, or use mode iptables",
+                dropped="this entry",
+            )
+        )
+    if "primary" in wanted and node_ports and not addresses:
+        problems.append(
+            Problem(
+                source="",
+                object=f"Node {node_name}",
+                field="status.addresses",
+                message='the node\'s addresses are not known, so that node ports do not answer on "primary"',
+                remedy=f"add the Node object with its InternalIP, or write networks in {_FIELD}",
+                dropped="node ports",
+            )
+        )
+    return problems
+
+
+def primary_addresses(addresses: Iterable[str]) -> tuple[str, ...]:
+    """Return the first address of each family, as kube-proxy understands ``primary`` (KEP-3866)."""
+    first: dict[int, str] = {}
+    for address in addresses:
+        first.setdefault(family_of(address), address)
+    return tuple(first.values())
+
+
+def _node_port_cidrs(config: ProxyConfigSpec, addresses: tuple[str, ...]) -> list[str]:
+    cidrs: list[str] = []
+    for entry in config.effective_node_port_addresses:
+        match entry:
+            case "primary":
+                cidrs += [f"{a}/{32 if family_of(a) == IPV4 else 128}" for a in primary_addresses(addresses)]
+            case "all":
+                cidrs += _EVERYWHERE
+            case "localhost":
+                cidrs += _LOOPBACK if config.mode != "nftables" else ()
+            case network:
+                cidrs.append(network)
+    return cidrs
+
+
+def _distinct(cidrs: Iterable[str]) -> tuple[str, ...]:
+    """Sort networks and leave out those that another one holds, so that equal settings are written equally."""
+    sorted_by_family: list[str] = []
+    parsed = [ipaddress.ip_network(cidr) for cidr in cidrs]
+    for version in (IPV4, IPV6):
+        of_family = [network for network in parsed if network.version == version]
+        sorted_by_family += [str(network) for network in ipaddress.collapse_addresses(of_family)]  # type: ignore[type-var]  # one family
+    return tuple(sorted_by_family)
