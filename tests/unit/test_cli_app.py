@@ -87,7 +87,10 @@ class FakeDataplane:
 
 @pytest.mark.parametrize(
     ("error", "status", "output"),
-    [(None, 0, "nftables: removed\n"), (DataplaneError("busy"), 1, "pointsman cleanup: busy\n")],
+    [
+        (None, 0, "nftables: the tables ip pointsman and ip6 pointsman are gone, with all that was in them\n"),
+        (DataplaneError("busy"), 1, "pointsman cleanup: busy\n"),
+    ],
 )
 def test_cleanup_says_what_it_did(
     monkeypatch: pytest.MonkeyPatch, error: Exception | None, status: int, output: str
