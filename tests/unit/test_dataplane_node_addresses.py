@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import ipaddress
-
-import pytest
+from typing import TYPE_CHECKING
 
 from pointsman.dataplane import node_addresses as module
 from pointsman.dataplane.node_addresses import node_addresses
+
+if TYPE_CHECKING:
+    import pytest
 
 
 def test_there_is_at_most_one_usable_address_of_each_family() -> None:
