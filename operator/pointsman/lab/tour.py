@@ -37,6 +37,9 @@ LEAVING: Final = "192.168.1.3"
 LEAVING_NAME: Final = "nginx-b"
 """The endpoint that goes away."""
 
+_PATIENCE: Final = 3
+"""Failures after which a step gives up: each may take a second."""
+
 _LEAST_SHARE: Final = 0.3
 """Of two endpoints each gets half; less than this of 200 connections comes once in 10^8 tours."""
 
@@ -72,21 +75,24 @@ class Tour:
 
     def cluster_ip(self) -> Found:
         """Spread over both endpoints, source kept."""
-        seen = spread(self._pod, CLUSTER_IP, PORT, count=200)
+        seen = spread(self._pod, CLUSTER_IP, PORT, count=200, patience=_PATIENCE)
         shares = [seen.servers[name] / 200 for name in self._web]
         good = not seen.failures and min(shares) > _LEAST_SHARE and set(seen.sources) == {self._pod.address()}
         return Found(good, _answers(seen), bars=(bars("endpoint", seen.servers, self._web),))
 
     def nodes(self) -> Found:
         """A node's own connections."""
-        seen = {name: spread(node, CLUSTER_IP, PORT, count=50) for name, node in self._cluster.nodes.items()}
+        seen = {
+            name: spread(node, CLUSTER_IP, PORT, count=50, patience=_PATIENCE)
+            for name, node in self._cluster.nodes.items()
+        }
         return self._of_each_node(seen)
 
     def node_port(self) -> Found:
         """The node port answers on every node, those without an endpoint too."""
         nodes = self._cluster.nodes.items()
         outside = self._cluster.outside
-        seen = {name: spread(outside, node.address(), NODE_PORT, count=50) for name, node in nodes}
+        seen = {name: spread(outside, node.address(), NODE_PORT, count=50, patience=_PATIENCE) for name, node in nodes}
         return self._of_each_node(seen)
 
     def sources(self) -> Found:
@@ -110,7 +116,10 @@ class Tour:
 
     def affinity(self) -> Found:
         """Every client stays with its endpoint."""
-        seen = {pod.name: spread(pod, STICKY_IP, PORT, count=40) for pod in self._cluster.client_pods.values()}
+        seen = {
+            pod.name: spread(pod, STICKY_IP, PORT, count=40, patience=_PATIENCE)
+            for pod in self._cluster.client_pods.values()
+        }
         good = all(len(each.servers) == 1 and not each.failures for each in seen.values())
         says = "every client stayed with one endpoint" if good else "a client did not stay with its endpoint"
         return Found(good, says, bars=tuple(bars(name, each.servers, self._web) for name, each in seen.items()))
@@ -180,8 +189,14 @@ class Tour:
         return Found(good, says, bars=tuple(bars(name, each.servers, self._web) for name, each in seen.items()))
 
     def _seen_by(self, origin: Host, address: str, port: int, server: str) -> set[str]:
-        outcomes = [connect(origin, address, port) for _ in range(30)]
-        return {each.seen[0] for each in outcomes if isinstance(each, Answered) and each.server == server}
+        """Connect until a server answered, and return the client's address as it saw it."""
+        for _ in range(40):
+            outcome = connect(origin, address, port)
+            if not isinstance(outcome, Answered):
+                return {f"nothing: {type(outcome).__name__}"}
+            if outcome.server == server:
+                return {outcome.seen[0]}
+        return set()
 
     def _set_endpoints(self, wanted: Callable[[str], bool]) -> float:
         """Write the manifest anew with the endpoints that are wanted, and return when that was done."""

@@ -67,12 +67,31 @@ class Spread(msgspec.Struct):
 
 
 def spread(
-    origin: Host, address: str, port: int, protocol: Transport = "tcp", *, count: int, timeout: float = TIMEOUT
+    origin: Host,
+    address: str,
+    port: int,
+    protocol: Transport = "tcp",
+    *,
+    count: int,
+    timeout: float = TIMEOUT,
+    patience: int | None = None,
 ) -> Spread:
-    """Connect many times, one after another."""
+    """Connect many times, one after another.
+
+    Args:
+        origin: the host to connect from.
+        address: IP address to connect to.
+        port: 1..65535.
+        protocol: tcp, udp or sctp.
+        count: how many times.
+        timeout: seconds until one counts as dropped.
+        patience: stop early after so many failures; None for never.
+    """
     result = Spread()
     for _ in range(count):
         result.add(connect(origin, address, port, protocol, timeout=timeout))
+        if patience is not None and len(result.failures) >= patience:
+            break
     return result
 
 
