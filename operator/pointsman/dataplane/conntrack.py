@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from pointsman.dataplane.channel import NETLINK_NETFILTER, NETLINK_ROUTE, Channel, read_addresses
 from pointsman.dataplane.ctnetlink import PORT_BYTES, delete_entries, pack_endpoint, pack_port, read_entries
 from pointsman.dataplane.protocol import DataplaneError
-from pointsman.model.plan import NODE_PORT
+from pointsman.model.plan import IPV4, NODE_PORT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,7 +29,6 @@ _REMEDIES: Final[Mapping[int, str]] = {
     errno.EOPNOTSUPP: "load the kernel module nf_conntrack_netlink",
     errno.EPROTONOSUPPORT: "load the kernel module nfnetlink",
 }
-_IPV4: Final = 4
 _ONE_BY_ONE: Final = 4
 """Up to so many ports of a family are asked for one by one: each dump walks the kernel's whole table (30 ms)."""
 
@@ -119,7 +118,7 @@ class StaleEntries:
         """
         self._family = family
         self._local = local_addresses
-        self._loopback = ipaddress.ip_network("127.0.0.0/8" if family == _IPV4 else "::1/128")
+        self._loopback = ipaddress.ip_network("127.0.0.0/8" if family == IPV4 else "::1/128")
         self._answers: dict[bytes, Answer | None] = {}
         for frontend, answer in frontends.items():
             port_only = frontend.address == NODE_PORT
