@@ -117,7 +117,7 @@ def test_a_lab_is_left_up_and_removed(tmp_path: Path) -> None:
     try:
         assert process.returncode == 0, out
         assert "PASSED" in out
-        commands = [line.split("  ", 1)[-1].strip() for line in out.splitlines() if "ip netns exec" in line]
+        commands = [line[line.index("ip netns exec") :].strip() for line in out.splitlines() if "ip netns exec" in line]
         assert len(commands) == 3
         for command in commands:
             said = subprocess.run(command, shell=True, capture_output=True, text=True, check=True).stdout  # noqa: S602 - what a user would paste

@@ -72,9 +72,12 @@ def process(pid: int) -> KeptProcess:
     """Describe a running process.
 
     Raises:
-        OSError: there is none.
+        OSError: there is none, or it has ended and only its parent has yet to hear of it.
     """
-    return KeptProcess(pid, int(Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")[2].split()[19]))
+    state, *fields = Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")[2].split()
+    if state == "Z":
+        raise ProcessLookupError(f"process {pid} has ended")
+    return KeptProcess(pid, int(fields[18]))
 
 
 def keep(kept: Kept) -> None:

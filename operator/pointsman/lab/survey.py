@@ -10,7 +10,7 @@ import msgspec
 
 from pointsman.lab.network import Host, families, family_of
 from pointsman.lab.steps import Found, Table, count
-from pointsman.lab.traffic import Answered, Refused, TimedOut, connect
+from pointsman.lab.traffic import TIMEOUT, Answered, Refused, TimedOut, connect
 from pointsman.model.plan import NODE_PORT, Answer, Frontend, NodeSettings, Pool
 from pointsman.policy.planner import Planner
 
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 _TRIES_PER_BACKEND: Final = 6
 _MOST_TRIES: Final = 60
+_SILENCE: Final = 0.4
+"""Seconds to wait for an answer where none is planned."""
+
 _MOST_TRIALS: Final = 300
 """A bound, so that the survey of a large directory ends within a minute."""
 
@@ -127,10 +130,11 @@ def _try(trial: Trial) -> tuple[str, bool]:
     """Connect as often as it takes to see the backends, and compare."""
     backends = set() if trial.barred else _open(trial.pool)
     silence = "drop" if trial.barred else trial.pool.when_empty
+    patience = _SILENCE if silence == "drop" and not backends else TIMEOUT
     seen: Counter[str] = Counter()
     good = True
     for _ in range(min(_TRIES_PER_BACKEND * len(backends), _MOST_TRIES) or 1):
-        outcome = connect(trial.origin, trial.address, trial.frontend.port, trial.frontend.protocol)
+        outcome = connect(trial.origin, trial.address, trial.frontend.port, trial.frontend.protocol, timeout=patience)
         if isinstance(outcome, Answered):
             seen[outcome.server] += 1
             good &= outcome.at in backends
