@@ -10,6 +10,8 @@ A number is written ``kind:slots`` by `nft`: ``1:4`` is a random choice of four 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -60,7 +62,8 @@ def fixed_classes(place: Place) -> Mapping[str, Mapping[int, str]]:
     return {f"{place}classes": outer, f"{place}inner-classes": ends}
 
 
-class Pick(msgspec.Struct, frozen=True, gc=False):
+@dataclass(frozen=True)
+class Pick:
     """How a slot is drawn.
 
     Attributes:
@@ -81,7 +84,7 @@ class Pick(msgspec.Struct, frozen=True, gc=False):
     sticky: bool = False
     owner: Frontend | None = None
 
-    @property
+    @cached_property
     def chain(self) -> str:
         """Name of the chain."""
         if self.owner is None:
@@ -91,7 +94,7 @@ class Pick(msgspec.Struct, frozen=True, gc=False):
             name = f"{self.place}rr-{address}{self.owner.protocol}-{self.owner.port}-{self.slots}"
         return name + "-outside" * self.outside + "-sticky" * self.sticky
 
-    @property
+    @cached_property
     def number(self) -> int | None:
         """The class's number, or None when one has to be given out (round robin)."""
         if self.owner is not None:
@@ -163,6 +166,12 @@ class Pick(msgspec.Struct, frozen=True, gc=False):
             load(self.family, scratch),
             x.jhash(slot, scratch, length, modulus=self.slots, seed=jhash.SEED, offset=offset),
         ]
+
+
+@lru_cache(maxsize=4096)
+def shared_pick(family: Family, place: Place, scheduler: str, slots: int, *, outside: bool, sticky: bool) -> Pick:
+    """Return the pick of all frontends that draw in this way; the same object each time, as it is asked for often."""
+    return Pick(family, place, scheduler, slots, outside, sticky)
 
 
 class Remember(msgspec.Struct, frozen=True, gc=False):

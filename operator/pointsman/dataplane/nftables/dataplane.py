@@ -182,8 +182,16 @@ class NftablesDataplane:
             if frontend is None or frontend not in answers:
                 raise DataplaneError(f"nftables refused to {failure.text}")
             refused[_name(frontend)] = failure.text
+            self._set_aside(frontend, answers)
+        raise DataplaneError(f"nftables refused {len(refused)} frontends: {'; '.join(refused.values())}")
+
+    def _set_aside(self, frontend: Frontend, answers: dict[Frontend, Answer]) -> None:
+        """Go on without a frontend's new answer: with the one that is in force, if there is one."""
+        entry = self._tables[frontend.family].entries.get(frontend)
+        if entry is None or entry.answer == answers[frontend]:
             del answers[frontend]
-        raise DataplaneError(f"nftables refused {len(refused)} frontends, the last to {failure.text}")
+        else:
+            answers[frontend] = entry.answer
 
     def _commit(self, family: Family, draft: WireDraft, change: Change, table: Table | None = None) -> Refused | None:
         """Bring a change into the kernel and remember it.

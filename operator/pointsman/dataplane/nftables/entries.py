@@ -83,16 +83,11 @@ def picks(frontend: Frontend, entry: Entry) -> tuple[Pick | None, Pick | None]:
 def _pick(frontend: Frontend, entry: Entry, slots: bytes, *, outside: bool) -> Pick | None:
     if not slots:
         return None
-    scheduler = entry.answer.scheduler
-    return classes.Pick(
-        frontend.family,
-        place_of(frontend),
-        scheduler,
-        len(slots) // endpoint_size(frontend.family),
-        outside,
-        entry.answer.affinity is not None,
-        frontend if scheduler in _OWN_CHAIN else None,
-    )
+    scheduler, sticky = entry.answer.scheduler, entry.answer.affinity is not None
+    family, count = frontend.family, len(slots) // endpoint_size(frontend.family)
+    if scheduler in _OWN_CHAIN:
+        return classes.Pick(family, place_of(frontend), scheduler, count, outside, sticky, frontend)
+    return classes.shared_pick(family, place_of(frontend), scheduler, count, outside=outside, sticky=sticky)
 
 
 def staged(answer: Answer) -> bool:

@@ -111,8 +111,10 @@ def assign(scheduler: str, old: bytes, values: Sequence[bytes], weights: Sequenc
         taken = shares(weights)
         return b"".join([values[index] for index in maglev.table(values, taken)])
     equal = weights.count(weights[0]) == len(weights)
-    if equal and not old:
-        return b"".join(values)
+    if equal:
+        plain = b"".join(values)
+        if old in {b"", plain}:
+            return plain
     taken = [1] * len(weights) if equal else shares(weights)
     if not equal and scheduler in {"rr", "wrr"}:
         return interleaved(values, taken)

@@ -278,7 +278,8 @@ class _Reader:
         offset, end = 0, len(elements)
         while offset < end:
             into[elements[offset + _KEY_AT : offset + key_end]] = elements[offset + data_at : offset + data_end]
-            offset += (length_at(elements, offset)[0] + 3) & ~3
+            # A length of 0 would never end.
+            offset += (length_at(elements, offset)[0] + 3) & ~3 or end
 
 
 class _VerdictReader(_Reader):
