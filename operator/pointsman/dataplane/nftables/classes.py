@@ -18,13 +18,13 @@ import msgspec
 
 from pointsman.dataplane.nftables import expressions as x
 from pointsman.dataplane.nftables import jhash
-from pointsman.dataplane.nftables.layout import Place
 from pointsman.dataplane.nftables.skeleton import ip_of, key_text
 from pointsman.model.plan import IPV4, NODE_PORT, Family, Frontend
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from pointsman.dataplane.nftables.layout import Place
 
 OUTSIDE_SLOTS: Final = 65_536
 """The slots of a frontend's outside pool start here, in the same map as those of its other pool."""
