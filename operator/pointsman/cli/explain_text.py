@@ -60,9 +60,9 @@ def _facts(explanation: Explanation) -> Iterator[tuple[str, str]]:
     yield "why", explanation.why
     frontend = explanation.frontend
     if frontend is not None:
-        address = "any node port address" if frontend.address == NODE_PORT else frontend.address
+        address = "" if frontend.address == NODE_PORT else f" {frontend.address}, port"
         yield "Service", explanation.service_port
-        yield "frontend", f"{explanation.address_kind} {address}, port {frontend.port}/{frontend.protocol}"
+        yield "frontend", f"{explanation.address_kind}{address} {frontend.port}/{frontend.protocol}"
         yield "policy", f"{explanation.policy}: {explanation.policy_why}"
     if explanation.verdict == "forwarded":
         affinity = f"; the client stays with its endpoint for {explanation.affinity} s" if explanation.affinity else ""

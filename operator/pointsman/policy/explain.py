@@ -15,7 +15,7 @@ from pointsman.model.plan import NODE_PORT, Answer, Frontend, Pool, Transport
 from pointsman.policy.claims import owner_of
 from pointsman.policy.frontends import node_port_of, port_name
 from pointsman.policy.reasons import EndpointReason, Policy, endpoint_reasons
-from pointsman.policy.source_ranges import holds
+from pointsman.policy.source_ranges import holds, ranges_of
 
 if TYPE_CHECKING:
     from pointsman.model.objects import Service, ServicePort
@@ -113,6 +113,8 @@ def explain(planner: Planner, source: str, destination: str, port: int, protocol
     connection = Connection(source, destination, port, protocol)
     client = _client(planner, source)
     frontend, notes = _find_frontend(planner, connection)
+    if not client.is_node and not ranges_of(planner.settings.pod_cidrs, family_of(source)):
+        notes.append("no pod networks are known (spec.podCIDRs), so that pods count as clients from outside")
     if frontend is None:
         return _explain_elsewhere(planner, connection, client, notes)
     return _explain_answer(planner, connection, client, frontend, notes)

@@ -233,6 +233,8 @@ class Planner:
             case ServiceCIDR():
                 cluster.service_cidrs[obj.name] = obj
             case Namespace():
+                if cluster.namespaces.get(obj.name) == obj:
+                    return
                 cluster.namespaces[obj.name] = obj
                 self._check_node_ports_again(obj.name)
             case ProxyConfig():
