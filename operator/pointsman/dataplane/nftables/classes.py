@@ -112,6 +112,7 @@ class Pick:
                 f"meta priority set {client} . meta l4proto . th dport map @affinity "
                 f"dnat to {key} . meta priority map @{self.place}sticky-endpoints",
             )
+            rules.append(f"delete @affinity {{ {client} . meta l4proto . th dport : meta priority }}")
         offset = f" offset {OUTSIDE_SLOTS}" if self.outside else ""
         draw = {
             "sh": f"jhash {ip} saddr mod {self.slots} seed {jhash.SEED:#x}",
@@ -129,6 +130,9 @@ class Pick:
         words = width // 4 + 1
         if self.sticky:
             rules.append(x.rule(*_client(self.family), x.lookup("affinity", 0, 0), x.set_priority(0), *self._sticky()))
+            # The client's endpoint is gone. What is remembered has to go before it gets another one: `update` would
+            # refresh the entry and keep its data.
+            rules.append(x.rule(*_client(self.family), x.priority(4), x.delete("affinity", 0, 4)))
         key, slot = self._key()
         draw = self._draw(slot)
         found = x.lookup(f"{self.place}endpoints", 0, 0)

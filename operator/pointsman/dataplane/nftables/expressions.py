@@ -33,6 +33,7 @@ _META_L4PROTO: Final = 16
 _GOTO: Final = -4
 _FIRST_REGISTER: Final = 8
 _NFT_DYNSET_OP_UPDATE: Final = 1
+_NFT_DYNSET_OP_DELETE: Final = 2
 _NFT_NAT_DNAT: Final = 1
 
 
@@ -109,7 +110,7 @@ def equal(source: int, value: bytes) -> bytes:
 
 
 def update(name: str, key: int, data: int, timeout: int) -> bytes:
-    """Add an element to a map, or refresh the one that is there; `timeout` is in seconds."""
+    """Add an element to a map, or refresh the one that is there (its data stays); `timeout` is in seconds."""
     milliseconds = attribute(6, struct.pack(">Q", timeout * 1000))
     return _expression(
         "dynset",
@@ -119,6 +120,11 @@ def update(name: str, key: int, data: int, timeout: int) -> bytes:
         milliseconds,
         string(1, name),
     )
+
+
+def delete(name: str, key: int, data: int) -> bytes:
+    """Remove an element from a map, if it is there; the kernel wants a register for `data`, and ignores it."""
+    return _expression("dynset", _register(4, key), _register(5, data), u32(3, _NFT_DYNSET_OP_DELETE), string(1, name))
 
 
 def goto(chain: str) -> bytes:
