@@ -43,6 +43,9 @@ class Flow(msgspec.Struct, frozen=True):
     seen: str = ""
     source: str = ""
 
+    def __str__(self) -> str:
+        return f"{self.origin.name} to {self.address} port {self.port}/{self.protocol}"
+
     def tries(self) -> int:
         """How often to connect: often enough to meet every endpoint."""
         if self.verdict == "answered":
@@ -50,12 +53,16 @@ class Flow(msgspec.Struct, frozen=True):
         return 2 if self.verdict == "refused" else 1
 
     def connect(self) -> list[Outcome]:
-        """Connect that often."""
+        """Connect that often; a connection that should have been answered and was not is the last one."""
         timeout = TIMEOUT if self.verdict == "answered" else PATIENCE
-        return [
-            connect(self.origin, self.address, self.port, self.protocol, source=self.source, timeout=timeout)
-            for _ in range(self.tries())
-        ]
+        found: list[Outcome] = []
+        for _ in range(self.tries()):
+            found.append(
+                connect(self.origin, self.address, self.port, self.protocol, source=self.source, timeout=timeout)
+            )
+            if self.verdict == "answered" and not isinstance(found[-1], Answered):
+                break
+        return found
 
     def check(self) -> None:
         """Connect, and compare what came of it."""
@@ -66,11 +73,14 @@ def check(flow: Flow, outcomes: Iterable[Outcome]) -> None:
     """Compare what became of connections with what should have."""
     found = list(outcomes)
     if flow.verdict == "dropped":
-        assert found == [TimedOut()] * len(found)
+        assert found == [TimedOut()] * len(found), f"not dropped: {found}: {flow}"
     elif flow.verdict == "refused":
-        assert all(isinstance(outcome, Refused) for outcome in found), found
+        assert all(isinstance(outcome, Refused) for outcome in found), f"not refused: {found}: {flow}"
     else:
         answers = [outcome for outcome in found if isinstance(outcome, Answered)]
-        assert len(answers) == len(found), [o for o in found if not isinstance(o, Answered)][:3]
-        assert {answer.at for answer in answers} == flow.endpoints
-        assert {answer.seen[0] for answer in answers} == {flow.seen}
+        others = [outcome for outcome in found if not isinstance(outcome, Answered)]
+        assert not others, f"not answered: {others}: {flow}"
+        answered = {answer.at for answer in answers}
+        assert answered == flow.endpoints, f"answered by {sorted(answered)}, not {sorted(flow.endpoints)}: {flow}"
+        seen = {answer.seen[0] for answer in answers}
+        assert seen == {flow.seen}, f"seen as {sorted(seen)}, not {flow.seen}: {flow}"
