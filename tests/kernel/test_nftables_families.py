@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -18,7 +19,7 @@ from support.manifests import service, slices
 from support.proxy import Proxy
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
     from pointsman.model.plan import Transport
 
@@ -68,25 +69,45 @@ class Case(msgspec.Struct, frozen=True):
 
 
 BOTH: Final = ("near", "far")
-NUMBERS: Final[Mapping[str, int]] = {
-    "open": 10,
-    "local": 11,
-    "away": 12,
-    "empty": 13,
-    "inner": 14,
-    "inner-away": 15,
-    "near-local": 16,
+NEAR: Final = ("near",)
+FAR: Final = ("far",)
+EXTERNAL_LOCAL: Final = {"externalTrafficPolicy": "Local"}
+INTERNAL_LOCAL: Final = {"internalTrafficPolicy": "Local"}
+
+
+class Kind(msgspec.Struct, frozen=True):
+    """A Service of the table; it has a cluster IP, a load balancer's address, an external IP and a node port.
+
+    Attributes:
+        number: the last part of its addresses, and its node port above 30000.
+        pods: its endpoints.
+        spec: more fields.
+    """
+
+    number: int
+    pods: tuple[str, ...]
+    spec: Mapping[str, object]
+
+
+SERVICES: Final[Mapping[str, Kind]] = {
+    "open": Kind(10, BOTH, {"loadBalancerSourceRanges": ["203.0.113.0/25", "2001:db8:203::/113"]}),
+    "local": Kind(11, BOTH, EXTERNAL_LOCAL),
+    "away": Kind(12, FAR, EXTERNAL_LOCAL),
+    "empty": Kind(13, (), {}),
+    "inner": Kind(14, BOTH, INTERNAL_LOCAL),
+    "inner-away": Kind(15, FAR, INTERNAL_LOCAL),
+    "near-local": Kind(16, NEAR, EXTERNAL_LOCAL),
 }
 
 ANSWERED: Final = (
     # Cluster IPs: pods keep their address, all others show the node's.
     Case("pod", "open cluster", by=BOTH),
-    Case("far-pod", "inner cluster", by=("near",)),
+    Case("far-pod", "inner cluster", by=NEAR),
     Case("node", "open cluster", by=BOTH, seen="node"),
     Case("client", "open cluster", by=BOTH, seen="node"),
     Case("other", "open cluster", by=BOTH, seen="node"),
-    Case("pod", "inner cluster", by=("near",)),
-    Case("client", "inner cluster", by=("near",), seen="node"),
+    Case("pod", "inner cluster", by=NEAR),
+    Case("client", "inner cluster", by=NEAR, seen="node"),
     Case("client", "local cluster", by=BOTH, seen="node"),
     # From outside of the cluster's policy: everybody shows the node's.
     Case("pod", "open node-port", by=BOTH, seen="node"),
@@ -99,24 +120,24 @@ ANSWERED: Final = (
     Case("stranger", "open external", by=BOTH, seen="node"),
     Case("client", "open balancer", by=BOTH, seen="node"),
     # externalTrafficPolicy Local: outside clients keep their address; pods and the node reach every endpoint.
-    *(Case("client", f"local {kind}", by=("near",)) for kind in ("node-port", "external", "balancer")),
-    *(Case("other", f"local {kind}", by=("near",)) for kind in ("node-port", "external", "balancer")),
+    *(Case("client", f"local {kind}", by=NEAR) for kind in ("node-port", "external", "balancer")),
+    *(Case("other", f"local {kind}", by=NEAR) for kind in ("node-port", "external", "balancer")),
     *(Case("pod", f"local {kind}", by=BOTH) for kind in ("node-port", "external", "balancer")),
     *(Case("node", f"local {kind}", by=BOTH, seen="node") for kind in ("node-port", "external", "balancer")),
-    *(Case("pod", f"away {kind}", by=("far",)) for kind in ("node-port", "external", "balancer")),
-    *(Case("node", f"away {kind}", by=("far",), seen="node") for kind in ("node-port", "external", "balancer")),
+    *(Case("pod", f"away {kind}", by=FAR) for kind in ("node-port", "external", "balancer")),
+    *(Case("node", f"away {kind}", by=FAR, seen="node") for kind in ("node-port", "external", "balancer")),
     # Hairpin: a pod that reaches itself.
-    Case("near", "inner cluster", by=("near",), seen="node"),
-    Case("near", "near-local node-port", by=("near",), seen="node"),
-    Case("near", "near-local external", by=("near",), seen="node"),
-    Case("near", "near-local balancer", by=("near",), seen="node"),
+    Case("near", "inner cluster", by=NEAR, seen="node"),
+    Case("near", "near-local node-port", by=NEAR, seen="node"),
+    Case("near", "near-local external", by=NEAR, seen="node"),
+    Case("near", "near-local balancer", by=NEAR, seen="node"),
     # None of the proxy's business.
-    Case("client", "near address", by=("near",)),
-    Case("pod", "far address", by=("far",)),
+    Case("client", "near address", by=NEAR),
+    Case("pod", "far address", by=FAR),
     Case("client", "node", by=("node",), port=PLAIN),
     Case("pod", "node", by=("node",), port=PLAIN),
     Case("client", "second", by=("node",), port=30010),
-    Case("client", "near address", by=("near",), port=30010),
+    Case("client", "near address", by=NEAR, port=30010),
 )
 REFUSED: Final = (
     *(
@@ -153,7 +174,7 @@ class Ground(msgspec.Struct):
             case pod, "address":
                 return self.hosts[pod].address(family), case.port or 80
             case _, "node-port":
-                return self.hosts["node"].address(family), case.port or 30000 + NUMBERS[name]
+                return self.hosts["node"].address(family), case.port or 30000 + SERVICES[name].number
             case _:
                 return service_address(name, kind, family), case.port or 80
 
@@ -180,7 +201,7 @@ def second_address(node: Host, family: int) -> str:
 
 
 def service_address(name: str, kind: str, family: int) -> str:
-    number = NUMBERS[name]
+    number = SERVICES[name].number
     match kind:
         case "cluster":
             return f"{SERVICE_NETWORK[family]}{number}"
@@ -224,27 +245,20 @@ def build(network: Network) -> Mapping[str, Host]:
 
 
 def put_services(proxy: Proxy, hosts: Mapping[str, Host]) -> None:
-    pods = {
-        "open": BOTH, "local": BOTH, "near-local": ("near",), "away": ("far",), "empty": (),
-        "inner": BOTH, "inner-away": ("far",),
-    }  # fmt: skip
-    policies = {
-        "open": {"loadBalancerSourceRanges": ["203.0.113.0/25", "2001:db8:203::/113"]},
-        **{name: {"externalTrafficPolicy": "Local"} for name in ("local", "near-local", "away")},
-        **{name: {"internalTrafficPolicy": "Local"} for name in ("inner", "inner-away")},
-    }
-    for name, number in NUMBERS.items():
-        addresses = {kind: [service_address(name, kind, f) for f in FAMILIES] for kind in ("cluster", "balancer", "")}
+    for name, kind in SERVICES.items():
+        addresses = {
+            role: [service_address(name, role, f) for f in FAMILIES] for role in ("cluster", "balancer", "external")
+        }
         document = service(
             name,
             *addresses["cluster"],
-            node_port=30000 + number,
+            node_port=30000 + kind.number,
             protocols=PROTOCOLS,
             balancer_ips=addresses["balancer"],
-            externalIPs=addresses[""],
-            **policies.get(name, {}),
+            external_ips=addresses["external"],
+            spec=kind.spec,
         )
-        proxy.put([document, *slices(name, *(hosts[pod] for pod in pods[name]), protocols=PROTOCOLS)])
+        proxy.put([document, *slices(name, *(hosts[pod] for pod in kind.pods), protocols=PROTOCOLS)])
 
 
 @pytest.fixture(scope="module")

@@ -22,8 +22,9 @@ def service(
     node_port: int = 0,
     protocols: Iterable[Transport] = ("tcp",),
     balancer_ips: Iterable[str] = (),
+    external_ips: Iterable[str] = (),
     annotations: Mapping[str, str] | None = None,
-    **spec: object,
+    spec: Mapping[str, object] | None = None,
 ) -> Document:
     """Make a Service with one port for each protocol, named by it.
 
@@ -34,18 +35,20 @@ def service(
         node_port: the same for its node port; 0 means none.
         protocols: in lower case.
         balancer_ips: the load balancer's addresses.
+        external_ips: its external IPs.
         annotations: on the Service.
         spec: more fields of ``spec``, as the API calls them.
     """
     ingress = [{"ip": ip} for ip in balancer_ips]
     kind = "LoadBalancer" if ingress else "NodePort" if node_port else "ClusterIP"
     common: Document = {"port": port} | ({"nodePort": node_port} if node_port else {})
+    fields = {"type": kind, "clusterIP": ips[0], "clusterIPs": list(ips), "externalIPs": list(external_ips)}
     ports = [common | {"name": protocol, "protocol": protocol.upper()} for protocol in protocols]
     return {
         "apiVersion": "v1",
         "kind": "Service",
         "metadata": {"namespace": "test", "name": name, "annotations": dict(annotations or {})},
-        "spec": {"type": kind, "clusterIP": ips[0], "clusterIPs": list(ips), "ports": ports, **spec},
+        "spec": {**fields, "ports": ports, **(spec or {})},
         "status": {"loadBalancer": {"ingress": ingress}},
     }
 
