@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import errno
+import logging
 import struct
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from pointsman.dataplane.netlink import Message, NftMonitor, NftSocket, attributes, string
+from pointsman.dataplane.netlink import Message, NftMonitor, NftSocket, attributes, string, u32
 from pointsman.dataplane.nftables import structure
 from pointsman.dataplane.nftables.classes import is_class_chain
 from pointsman.dataplane.nftables.layout import TABLE, frontend_of
@@ -19,6 +20,7 @@ from pointsman.dataplane.nftables.table import Held, Table, empty_held
 from pointsman.dataplane.nftables.wire import (
     DELTABLE,
     GETGEN,
+    NEWTABLE,
     WireDraft,
     af,
     told,
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from pointsman.dataplane.nftables.wire import Refused
     from pointsman.model.plan import Answer, Backend, Delta, Family, Frontend, NodeSettings, Plan
 
+_LOG: Final = logging.getLogger(__name__)
 SCHEDULERS: Final = ("random", "rr", "wrr", "sh", "dh", "mh")
 
 _FAMILIES: Final[tuple[Family, ...]] = (IPV4, IPV6)
@@ -93,13 +96,15 @@ class NftablesDataplane:
 
     def adopt(self, plan: Plan) -> Written:
         """See `Dataplane.adopt`."""
+        # From here on everything is looked at, so only what happens meanwhile or later is a disturbance.
+        self._monitor.listen()
+        self.disturbed()
         refused: dict[str, str] = {}
         added = removed = 0
         for family in _FAMILIES:
             answers = {frontend: answer for frontend, answer in plan.answers.items() if frontend.family == family}
             written = self._adopt_family(family, answers, plan.settings, refused)
             added, removed = added + written.added, removed + written.removed
-        self._disturbed = False
         return Written(added, removed, refused)
 
     def apply(self, delta: Delta) -> Written:
@@ -211,7 +216,7 @@ class NftablesDataplane:
         if table is not None:
             self._tables[family] = table
         self._tables[family].accept(change)
-        if change.new_chains or change.old_chains or table is not None:
+        if change.new_chains or change.old_chains or change.settings is not None or table is not None:
             self._seal(family, change)
         return None
 
@@ -229,17 +234,27 @@ class NftablesDataplane:
         if known is None or known.get(structure.SETS_KEY) != structure.sets_checksum(family):
             self._load_table(family, drop_invalid=drop_invalid)
             return Found(empty_held(family))
-        sums = structure.chain_checksums(self._wire, family)
+        sums = self._sums[family] = structure.chain_checksums(self._wire, family)
         trusted = is_sealed(known, family, sums, drop_invalid=drop_invalid)
-        if not trusted:
-            self._replace_rules(family, drop_invalid=drop_invalid)
-        self._sums[family] = sums
-        chains = frozenset(filter(is_class_chain, sums))
         try:
+            self._wake(family)
+            if not trusted:
+                self._replace_rules(family, drop_invalid=drop_invalid)
+            chains = frozenset(filter(is_class_chain, self._sums[family]))
             return Found(read_held(self._wire, family), chains, trusted)
-        except FileNotFoundError:
+        except (DataplaneError, FileNotFoundError) as error:
+            # A set is missing, or is not what it was: the rules can't be mended without it.
+            _LOG.warning("table %s %s is beyond repair and made anew: %s", ip_of(family), TABLE, error)
             self._load_table(family, drop_invalid=drop_invalid)
             return Found(empty_held(family))
+
+    def _wake(self, family: Family) -> None:
+        """Take the flag ``dormant`` from the table, with which none of its rules is in force."""
+        if structure.table_flags(self._wire, family):
+            with self._unheard():
+                refusals = self._wire.transact([Message(NEWTABLE, af(family), string(1, TABLE) + u32(2, 0))])
+            if refusals:
+                raise DataplaneError(f"can't wake table {ip_of(family)} {TABLE}: {refusals[0]}")
 
     def _load_table(self, family: Family, *, drop_invalid: bool) -> None:
         where = f"{ip_of(family)} {TABLE}"

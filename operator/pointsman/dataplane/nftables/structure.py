@@ -7,6 +7,7 @@ A checksum of the text that was loaded and of the rules as the kernel holds them
 from __future__ import annotations
 
 import errno
+import functools
 import zlib
 from typing import TYPE_CHECKING, Final
 
@@ -15,7 +16,7 @@ import nftables
 from pointsman.dataplane.netlink import attributes, string
 from pointsman.dataplane.nftables import skeleton
 from pointsman.dataplane.nftables.layout import TABLE, number
-from pointsman.dataplane.nftables.wire import GETCHAIN, GETRULE, af, read_elements
+from pointsman.dataplane.nftables.wire import GETCHAIN, GETRULE, GETTABLE, af, read_elements
 from pointsman.dataplane.protocol import DataplaneError
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ class Libnftables:
             raise DataplaneError(f"nftables refused the fixed rules: {' '.join(errors.split())}")
 
 
+@functools.cache
 def sets_checksum(family: Family) -> bytes:
     """Return a checksum of this release's declarations: when they differ, elements can't stay."""
     return number(zlib.crc32("\n".join(skeleton.declarations(family)).encode()))
@@ -73,13 +75,23 @@ def seal(family: Family, sums: Mapping[str, int], *, drop_invalid: bool) -> Elem
         sums: checksums of all chains, as `chain_checksums` reads them.
         drop_invalid: as in `NodeSettings`.
     """
-    text = skeleton.table_text(family, drop_invalid=drop_invalid)
     rules = sum(zlib.crc32(name.encode(), value) for name, value in sums.items()) & 0xFFFF_FFFF
     return {
         SETS_KEY: sets_checksum(family),
-        TEXT_KEY: number(zlib.crc32(text.encode())),
+        TEXT_KEY: _text_checksum(family, drop_invalid=drop_invalid),
         RULES_KEY: number(rules),
     }
+
+
+def table_flags(wire: NftSocket, family: Family) -> int:
+    """Return the table's flags; 0 is what they shall be."""
+    fields = dict(attributes(wire.get(GETTABLE, af(family), string(1, TABLE))))
+    return int.from_bytes(fields.get(2, b""), "big")
+
+
+@functools.cache
+def _text_checksum(family: Family, *, drop_invalid: bool) -> bytes:
+    return number(zlib.crc32(skeleton.table_text(family, drop_invalid=drop_invalid).encode()))
 
 
 def chain_checksums(wire: NftSocket, family: Family) -> dict[str, int]:

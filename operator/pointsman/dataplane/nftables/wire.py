@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import errno
 import struct
+from collections import defaultdict
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Protocol
 
 import msgspec
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
     from pointsman.dataplane.nftables.layout import Layout
     from pointsman.model.plan import Family
 
+NEWTABLE: Final = 0
+GETTABLE: Final = 1
 DELTABLE: Final = 2
 NEWCHAIN: Final = 3
 GETCHAIN: Final = 4
@@ -54,6 +58,8 @@ _KEY_AT: Final = 12
 
 Elements = dict[bytes, bytes]
 """Elements of one set: key and value."""
+Coder = Callable[[bytes, bytes], bytes]
+"""Encodes an element from its key and value."""
 
 
 def af(family: Family) -> int:
@@ -112,11 +118,9 @@ class WireDraft:
         self.family = family
         self.added = 0
         self.removed = 0
-        self._layouts = layouts(family)
-        self._encoders = {name: layout.encoder() for name, layout in self._layouts.items()}
-        self._removers = {name: layout.remover() for name, layout in self._layouts.items()}
-        self._add: dict[str, list[bytes]] = {name: [] for name in self._layouts}
-        self._remove: dict[str, list[bytes]] = {name: [] for name in self._layouts}
+        self._encoders, self._removers = _CODERS[family]
+        self._add: defaultdict[str, list[bytes]] = defaultdict(list)
+        self._remove: defaultdict[str, list[bytes]] = defaultdict(list)
         self._first: list[Message] = []
         self._last: list[Message] = []
         self._networks: list[Message] = []
@@ -168,10 +172,20 @@ class WireDraft:
         return Message(command, af(self.family), payload, flags)
 
 
+def _coders(family: Family) -> tuple[Mapping[str, Coder], Mapping[str, Coder]]:
+    """Return the functions that encode elements that come and elements that go, by set."""
+    found = layouts(family)
+    return (
+        {name: layout.encoder() for name, layout in found.items()},
+        {name: layout.remover() for name, layout in found.items()},
+    )
+
+
+_CODERS: Final[Mapping[Family, tuple[Mapping[str, Coder], Mapping[str, Coder]]]] = {4: _coders(4), 6: _coders(6)}
+
+
 def _parts(elements: list[bytes]) -> Iterator[bytes]:
     """Join elements in parts that fit into one attribute."""
-    if not elements:
-        return
     step = max(1, LARGEST_ATTRIBUTE // max(map(len, elements)))
     for start in range(0, len(elements), step):
         yield b"".join(elements[start : start + step])
