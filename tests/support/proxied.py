@@ -108,9 +108,13 @@ def generation(node: Host) -> int:
 
 
 def table_words(listing: str) -> list[str]:
-    """Cut a listing of a table into elements and rules, sorted: a hash's order changes with its history."""
-    without_clients = re.sub(r"(map affinity \{.*?)elements = \{.*?\}\n", r"\1", listing, flags=re.DOTALL)
-    return sorted(word.strip() for word in re.split(r"[,\n]|elements = \{|\}", without_clients) if word.strip())
+    """Cut a listing of a table into elements and rules, sorted: a hash's order changes with its history.
+
+    Slots are left without their numbers, as which endpoint has which one means nothing.
+    """
+    without_clients = re.sub(r"(map affinity \{[^{}]*)elements = \{[^{}]*\}\n", r"\1", listing, flags=re.DOTALL)
+    without_numbers = re.sub(r" \. \d+ counter :", " counter :", without_clients)
+    return sorted(word.strip() for word in re.split(r"[,\n]|elements = \{|\}", without_numbers) if word.strip())
 
 
 def vip(number: int = 1, protocol: Transport = "tcp", family: Family = 4) -> Frontend:
