@@ -60,6 +60,10 @@ def _ipv6() -> None:
         raise LabError("the kernel has no IPv6, or it was started with ipv6.disable=1")
 
 
+def _user_namespaces() -> None:
+    namespaces.run("unshare", "--user", "--map-root-user", "--net", "true")
+
+
 def _sctp() -> None:
     _connection_tracking()
     if not Path("/proc/sys/net/netfilter/nf_conntrack_sctp_timeout_closed").exists():
@@ -76,5 +80,6 @@ FEATURES: Final[Mapping[str, Callable[[], None]]] = {
     "connection tracking": _connection_tracking,
     "IPv6": _ipv6,
     "SCTP packets": _sctp,
+    "user namespaces": _user_namespaces,
 }
 """Names of features, and what tries each; it raises LabError or OSError where the feature is missing."""
