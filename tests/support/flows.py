@@ -68,6 +68,10 @@ class Flow(msgspec.Struct, frozen=True):
         """Connect, and compare what came of it."""
         check(self, self.connect())
 
+    def answers(self) -> list[Answered]:
+        """Connect, and return the answers; they have to come from every endpoint, but may see anybody."""
+        return check_answers(self, self.connect())
+
 
 def check(flow: Flow, outcomes: Iterable[Outcome]) -> None:
     """Compare what became of connections with what should have."""
@@ -77,10 +81,15 @@ def check(flow: Flow, outcomes: Iterable[Outcome]) -> None:
     elif flow.verdict == "refused":
         assert all(isinstance(outcome, Refused) for outcome in found), f"not refused: {found}: {flow}"
     else:
-        answers = [outcome for outcome in found if isinstance(outcome, Answered)]
-        others = [outcome for outcome in found if not isinstance(outcome, Answered)]
-        assert not others, f"not answered: {others}: {flow}"
-        answered = {answer.at for answer in answers}
-        assert answered == flow.endpoints, f"answered by {sorted(answered)}, not {sorted(flow.endpoints)}: {flow}"
-        seen = {answer.seen[0] for answer in answers}
+        seen = {answer.seen[0] for answer in check_answers(flow, found)}
         assert seen == {flow.seen}, f"seen as {sorted(seen)}, not {flow.seen}: {flow}"
+
+
+def check_answers(flow: Flow, outcomes: list[Outcome]) -> list[Answered]:
+    """Return the answers, having compared who gave them with who should have."""
+    answers = [outcome for outcome in outcomes if isinstance(outcome, Answered)]
+    others = [outcome for outcome in outcomes if not isinstance(outcome, Answered)]
+    assert not others, f"not answered: {others}: {flow}"
+    answered = {answer.at for answer in answers}
+    assert answered == flow.endpoints, f"answered by {sorted(answered)}, not {sorted(flow.endpoints)}: {flow}"
+    return answers
