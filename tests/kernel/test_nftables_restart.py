@@ -106,6 +106,29 @@ def test_nothing_breaks_when_the_agent_is_killed_started_replaced_and_stopped(
         print(f"\nrestart: {CONNECTIONS} held connections lived on, {len(load.samples)} new ones, none failed")  # noqa: T201 (a measurement)
 
 
+def test_killed_at_any_moment(node: Supervised) -> None:
+    """Wherever a kill comes in between, the next agent finds something that it can go on from."""
+    client, pods = node.ground.client, node.ground.pods
+    node.write("web.json", *web(node))
+    node.start()
+    names = [document["metadata"]["name"] for document in many(50)]
+    with Load(client, V4, 80) as load, Held(client, V4, 80, count=50) as held:
+        for count, pause in enumerate((0.3, 0.35, 0.4, 0.45, 0.5, 0.55)):
+            node.agent.kill()
+            node.write("many.json", *many(50), *(s for name in names for s in slices(name, *pods[: count % 4])))
+            node.agent.start()
+            time.sleep(pause)
+        node.agent.kill()
+        node.start()
+        assert held.broken() == []
+    assert load.spread().failures == []
+    for number in range(50):
+        assert server_at(pods[2], f"10.97.0.{number}") in {"web-1", "web-2"}
+    node.agent.kill()
+    node.start()
+    assert node.syncs()[-1] == (0, 0)
+
+
 def test_a_restart_with_nothing_to_change_writes_nothing(node: Supervised) -> None:
     documents = many(50)
     for document in documents[:40]:
