@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kernel.proxied import Proxied, answer, client_address, proxied, reach, vip
 from pointsman.dataplane.netlink import NftSocket
 from pointsman.dataplane.nftables.jhash import scaled
 from pointsman.dataplane.nftables.layout import (
@@ -17,6 +16,7 @@ from pointsman.dataplane.nftables.layout import (
 )
 from pointsman.dataplane.nftables.wire import read_elements
 from pointsman.model.plan import Backend
+from support.proxied import Proxied, answer, client_address, proxied, reach, vip
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
