@@ -222,6 +222,46 @@ def test_a_masqueraded_client_keeps_no_trace_in_other_connections(scene: Scene, 
     scene.flow(scene.node, scene.far.address(family), by=scene.far, seen=scene.node).check()
 
 
+@both_families
+def test_the_node_is_masqueraded_when_it_connects_from_another_address(scene: Scene, family: Family) -> None:
+    """To the address of a load balancer that is its own, under a Local policy, which keeps all other addresses."""
+    spec = {"externalTrafficPolicy": "Local"}
+    scene.proxy(scene.web(balancer_ips=BALANCER.values(), spec=spec))
+    scene.ground.network.add_address(scene.node, BALANCER[family])
+    scene.flow(scene.node, BALANCER[family], seen=scene.node).check()
+    scene.flow(scene.ground.client, BALANCER[family], seen=scene.ground.client).check()
+
+
+@both_families
+def test_a_cluster_ips_port_may_have_the_number_of_a_node_port(scene: Scene, family: Family) -> None:
+    proxy = scene.proxy(scene.web(node_port=NODE_PORT), nodePortAddresses=["all"])
+    inner = {4: "10.96.0.11", 6: "fd00:10:96::11"}
+    proxy.put([service("inner", *inner.values(), port=NODE_PORT), *slices("inner", scene.near)])
+    proxy.sync()
+    scene.flow(scene.pod, inner[family], NODE_PORT, seen=scene.pod).check()
+    scene.flow(scene.pod, scene.node.address(family), NODE_PORT, seen=scene.node).check()
+
+
+FORWARDED: Final = """
+table {ip} ports {{
+    chain pre {{ type nat hook prerouting priority -90; {ip} daddr {address} tcp dport {port} dnat to {to}; }}
+}}
+"""
+
+
+@both_families
+def test_what_another_program_translates_at_a_node_ports_number_is_left_alone(scene: Scene, family: Family) -> None:
+    """As a container's host port, on an address of the node that has no node ports."""
+    scene.proxy(scene.web(node_port=NODE_PORT))
+    to = {4: f"{scene.near.address()}:80", 6: f"[{scene.near.address(6)}]:80"}[family]
+    ip = {4: "ip", 6: "ip6"}[family]
+    rules = FORWARDED.format(ip=ip, address=SECOND[family], port=NODE_PORT, to=to)
+    scene.node.namespace.run("nft", "-f", "-", stdin=rules)
+    client = scene.ground.client
+    scene.flow(client, SECOND[family], NODE_PORT, seen=client).check()
+    scene.flow(client, scene.node.address(family), NODE_PORT, seen=scene.node).check()
+
+
 # Who may connect to a load balancer
 
 

@@ -132,7 +132,9 @@ def _after_translation(family: Family) -> Chains:
             "jump remember",
             f"{ip} saddr . {ip} daddr @hairpin goto masquerade-everyone",
             *masquerade(""),
+            # Neither a cluster IP's port nor what another program translates is a node port, whatever its number.
             f"ct original {ip} daddr @cluster-ips accept",
+            f"ct original {ip} daddr != @node-port-cidrs accept",
             *masquerade("node-port-"),
         ],
     }
