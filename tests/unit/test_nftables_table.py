@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nftables_memory import Memory, MemoryDraft
 from pointsman.dataplane.nftables.layout import endpoint_value
 from pointsman.dataplane.nftables.slots import LARGEST_POOL
 from pointsman.dataplane.nftables.table import Table
@@ -25,6 +24,7 @@ from pointsman.model.plan import (
     Pool,
     difference,
 )
+from support.nftables_memory import Memory, MemoryDraft
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -111,8 +111,9 @@ def elements(frontend: Frontend, entry: Entry, number_of: Callable[[Pick], int])
     if answer.affinity is not None:
         yield f"{place}affinity-timeouts", key, goto(f"remember-{answer.affinity}")
         yield from _sticky(frontend, answer, key)
-    for first, last in _ranges(frontend.family, answer.source_ranges or ()):
-        yield "source-ranges", key + first, key + last
+    if answer.source_ranges:
+        for first, last in address_ranges(frontend.family, answer.source_ranges):
+            yield "source-ranges", key + first, key + last
 
 
 def _empty(pool: Pool) -> int:
@@ -136,10 +137,6 @@ def _sticky(frontend: Frontend, answer: Answer, key: bytes) -> Iterator[Element]
             found.setdefault(key + number(jhash.scaled(value)), value)
     for sticky_key, value in found.items():
         yield f"{place_of(frontend)}sticky-endpoints", sticky_key, value
-
-
-def _ranges(family: Family, cidrs: tuple[str, ...]) -> Iterator[tuple[bytes, bytes]]:
-    return iter(address_ranges(family, cidrs))
 
 
 def address_ranges(family: Family, cidrs: tuple[str, ...]) -> list[tuple[bytes, bytes]]:

@@ -272,10 +272,11 @@ class Table:
             uses["cluster-ips", address_octets(self.family, frontend.address)] += by
         for key in hairpins(frontend, entry):
             uses["hairpin", key] += by
-        place, is_staged = place_of(frontend), staged(entry.answer)
+        place = place_of(frontend)
+        where = f"{place}inner-classes" if staged(entry.answer) else f"{place}classes"
         for pick in picks(frontend, entry):
             if pick:
-                uses[f"{place}{'inner-' * is_staged}classes", number(self.numbers(pick))] += by
+                uses[where, number(self.numbers(pick))] += by
                 self._use_chain(change, pick, by)
         if entry.answer.affinity is not None:
             self._use_chain(change, Remember(self.family, entry.answer.affinity), by)
