@@ -233,8 +233,11 @@ def test_the_node_is_masqueraded_when_it_connects_from_another_address(scene: Sc
 
 
 @both_families
-def test_a_cluster_ips_port_may_have_the_number_of_a_node_port(scene: Scene, family: Family) -> None:
-    proxy = scene.proxy(scene.web(node_port=NODE_PORT), nodePortAddresses=["all"])
+@pytest.mark.parametrize("networks", [DEFAULTS["podCIDRs"], []], ids=["pods known", "pods not known"])
+def test_a_cluster_ips_port_may_have_the_number_of_a_node_port(
+    scene: Scene, family: Family, networks: list[str]
+) -> None:  # fmt: skip
+    proxy = scene.proxy(scene.web(node_port=NODE_PORT), nodePortAddresses=["all"], podCIDRs=networks)
     inner = {4: "10.96.0.11", 6: "fd00:10:96::11"}
     proxy.put([service("inner", *inner.values(), port=NODE_PORT), *slices("inner", scene.near)])
     proxy.sync()
