@@ -36,8 +36,8 @@ class Memory:
     def copy_of_sets(self) -> Held:
         return {name: dict(elements) for name, elements in self.sets.items()}
 
-    def take(self, draft: MemoryDraft) -> None:
-        """Do what a draft says, in the order of the wire."""
+    def take(self, draft: MemoryDraft, *, settled: bool = True) -> None:
+        """Do what a draft says, in the order of the wire; unless `settled`, classes may be left that nobody uses."""
         for chain, present in draft.chains:
             assert present == (chain.chain in self.chains), chain
             self.chains[chain.chain] = chain
@@ -53,16 +53,25 @@ class Memory:
             self.sets[name][key] = value
         for chain_name in draft.chains_gone:
             del self.chains[chain_name]
-        self._check_verdicts()
+        self._check_verdicts(settled=settled)
 
-    def _check_verdicts(self) -> None:
+    def class_elements(self) -> set[tuple[str, bytes]]:
+        """Return the classes that there are, by map and number."""
+        return {
+            (name, key)
+            for name, elements in self.sets.items()
+            if name.removeprefix("node-port-") in {"classes", "inner-classes"}
+            for key in elements
+        }
+
+    def _check_verdicts(self, *, settled: bool) -> None:
         """No verdict leads nowhere, and no chain is there for nobody."""
         led_to = set()
         for name, elements in self.sets.items():
             if name.removeprefix("node-port-") in VERDICTS:
                 led_to |= {target(verdict) for verdict in elements.values()}
         assert led_to - {""} <= self.chains.keys() | self._fixed
-        assert self.chains.keys() <= led_to
+        assert not settled or self.chains.keys() <= led_to
 
     def backends(self, frontend: Frontend, *, inside: bool = True) -> list[bytes] | str:
         """Follow a new connection as the rules do: its possible backends slot by slot, or the verdict without any."""

@@ -224,7 +224,7 @@ def test_fixed_classes_lead_to_fixed_chains() -> None:
 def test_a_class_in_both_languages() -> None:
     pick = Pick(4, "", "random", 4, outside=True, sticky=True)
     assert pick.chain == "pick-random-4-outside-sticky"
-    remembered, forgotten, drawn = pick.text()
+    remembered, forgotten, drawn, first, nothing = pick.text()
     assert remembered == (
         "meta priority set ip saddr . ip daddr . meta l4proto . th dport map @affinity "
         "dnat to ip daddr . meta l4proto . th dport . meta priority map @sticky-endpoints"
@@ -234,4 +234,6 @@ def test_a_class_in_both_languages() -> None:
         "meta priority set 0 "
         "dnat to ip daddr . meta l4proto . th dport . numgen random mod 4 offset 65536 map @endpoints"
     )
-    assert len(pick.rules()) == 3
+    assert first == drawn.replace("numgen random mod 4", "numgen inc mod 1")
+    assert nothing == "drop"
+    assert len(pick.rules()) == 5

@@ -106,9 +106,17 @@ def adopt(memory: Memory, plan: Plan) -> tuple[Table, MemoryDraft]:
 
 
 def step(memory: Memory, table: Table, delta: Delta) -> MemoryDraft:
+    """Apply a delta, and then the empty one that takes away what the first left for packets on their way."""
+    classes, chains = memory.class_elements(), memory.chains.keys()
     draft = MemoryDraft()
     change = table.change(delta.changed, delta.removed, delta.settings, draft)
-    memory.take(draft)
+    memory.take(draft, settled=False)
+    table.accept(change)
+    assert memory.class_elements() >= classes
+    assert memory.chains.keys() >= chains
+    rest = MemoryDraft()
+    change = table.change({}, (), None, rest)
+    memory.take(rest)
     table.accept(change)
     return draft
 

@@ -120,8 +120,9 @@ class Pick:
             "dh": f"jhash {ip} daddr mod {self.slots} seed {jhash.SEED:#x}",
             "random": f"numgen random mod {self.slots}",
         }.get(self.scheduler, f"numgen inc mod {self.slots}")
-        rules.append(f"meta priority set 0 dnat to {key} . {draw}{offset} map @{self.place}endpoints")
-        return rules
+        draws = [draw] if self.slots == 1 else [draw, "numgen inc mod 1"]
+        rules += [f"meta priority set 0 dnat to {key} . {slot}{offset} map @{self.place}endpoints" for slot in draws]
+        return [*rules, "drop"]
 
     def rules(self) -> list[bytes]:
         """Encode the chain's rules."""
@@ -134,11 +135,14 @@ class Pick:
             # refresh the entry and keep its data.
             rules.append(x.rule(*_client(self.family), x.priority(4), x.delete("affinity", 0, 4)))
         key, slot = self._key()
-        draw = self._draw(slot)
         found = x.lookup(f"{self.place}endpoints", 0, 0)
         translate = x.dnat(_af(self.family), 0, words - 1)
-        rules.append(x.rule(x.zero(0), x.set_priority(0), *key, *draw, found, translate))
-        return rules
+        # A packet that read its class just before a change may draw a slot that is gone: it gets the first one, which
+        # goes last. One that finds nothing at all is dropped, and sent again by its client.
+        first = [x.numgen(slot, "inc", 1, OUTSIDE_SLOTS if self.outside else 0)]
+        draws = [self._draw(slot)] if self.slots == 1 else [self._draw(slot), first]
+        rules += [x.rule(x.zero(0), x.set_priority(0), *key, *draw, found, translate) for draw in draws]
+        return [*rules, x.rule(x.verdict_drop())]
 
     def _sticky(self) -> Iterator[bytes]:
         key, slot = self._key()

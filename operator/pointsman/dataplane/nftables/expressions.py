@@ -104,6 +104,11 @@ def zero(into: int) -> bytes:
     return _expression("immediate", _register(1, into), nested(2, attribute(1, bytes(4))))
 
 
+def verdict_drop() -> bytes:
+    """Drop the packet."""
+    return _expression("immediate", u32(1, 0), nested(2, drop()))
+
+
 def equal(source: int, value: bytes) -> bytes:
     """Go on only when the register holds `value`."""
     return _expression("cmp", _register(1, source), u32(2, 0), nested(3, attribute(1, value)))

@@ -5,7 +5,7 @@ What each chain does and why it hooks where it does is in the README beside this
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from pointsman.dataplane.nftables.layout import PLACES, PROTOCOLS, TABLE, layouts
 from pointsman.model.plan import IPV4
@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 
     from pointsman.dataplane.nftables.layout import Place
     from pointsman.model.plan import Family
+
+_CROSSED: Final = "drop"
+"""What becomes of a packet that looked at one map before a change and at the next one after it, and finds nothing
+there: it is sent again by its client. Let through, it would make a connection that is never translated."""
 
 Chains = dict[str, list[str]]
 """Rules, and a base chain's hook as first line, by chain."""
@@ -74,11 +78,12 @@ def _classify(family: Family, place: Place, source: str, classes: str) -> str:
 def _views(family: Family, place: Place) -> Chains:
     ip = ip_of(family)
     found = {
-        f"{place}inside-clients": [_classify(family, place, "inside", "inner-classes")],
+        f"{place}inside-clients": [_classify(family, place, "inside", "inner-classes"), _CROSSED],
         f"{place}split": [
             f"{ip} saddr @pod-cidrs goto {place}inside-clients",
             f"fib saddr type local goto {place}inside-clients",
             _classify(family, place, "outside", "inner-classes"),
+            _CROSSED,
         ],
     }
     if not place:

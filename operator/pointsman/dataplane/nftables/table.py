@@ -87,9 +87,16 @@ class Change:
         self.chains: dict[str, Chain] = {}
         self.settings: NodeSettings | None = None
         self.refused: dict[Frontend, str] = {}
+        self.retired: set[tuple[str, bytes]] = set()
+        """Classes and chains that lose their last user with this change, and go with the next one."""
         self.new_chains: list[str] = []
         self.old_chains: list[str] = []
         self._held = held
+
+    @property
+    def adopting(self) -> bool:
+        """The change starts from what the kernel holds, not from what is remembered."""
+        return self._held is not None
 
     def add_chain(self, chain: Chain, *, present: bool = False) -> None:
         """Add a chain, or write its rules anew."""
@@ -140,6 +147,7 @@ class Table:
         self.numbers = Numbers()
         self.chains: dict[str, Chain] = {}
         self._uses: Counter[tuple[str, bytes]] = Counter()
+        self._retired: set[tuple[str, bytes]] = set()
 
     def change(
         self,
@@ -162,7 +170,6 @@ class Table:
                 change.entries[frontend] = new
                 self._compare(change, frontend, old, new)
         self._settle_shared(change)
-        self._settle_chains(change)
         if settings is not None:
             change.settings = settings
             self._write_networks(change, settings, self.settings)
@@ -188,7 +195,7 @@ class Table:
             present: chains in the kernel that are not fixed ones.
             trusted: the chains hold what their names say.
         """
-        self.entries, self.chains, self._uses = {}, {}, Counter()
+        self.entries, self.chains, self._uses, self._retired = {}, {}, Counter(), set()
         self._adopt_numbers(held)
         change = Change(draft, held)
         for frontend, answer in answers.items():
@@ -215,18 +222,14 @@ class Table:
         self.entries.update(change.entries)
         self.chains.update(change.chains)
         self._uses.update(change.uses)
-        for key, uses in change.uses.items():
+        for key in change.uses:
             if not self._uses[key]:
                 del self._uses[key]
-                if uses:
-                    self._forget_chain(key)
+        self._retired = change.retired
+        for chain in change.old_chains:
+            self.chains.pop(chain, None)
+            self.numbers.forget(chain)
         self.settings = change.settings or self.settings
-
-    def _forget_chain(self, use: tuple[str, bytes]) -> None:
-        name, key = use
-        if name == "":
-            self.chains.pop(key.decode(), None)
-            self.numbers.forget(key.decode())
 
     def _compare(self, change: Change, frontend: Frontend, old: Entry | None, new: Entry | None) -> None:
         """Write what differs between two entries of a frontend."""
@@ -287,29 +290,38 @@ class Table:
             change.chains[chain.chain] = chain
 
     def _settle_shared(self, change: Change) -> None:
-        """Write the shared elements whose first user came or whose last one went."""
+        """Write the shared elements and chains whose first user came or whose last one went.
+
+        A packet may have read its class just before a change, and look for the class's chain just after it. So
+        classes and chains without a user stay until the next change.
+        """
         verdicts = {
             (c.place, number(self.numbers(c))): goto(c.chain) for c in self._known(change) if isinstance(c, Pick)
         }
-        for name, key, comes in self._turns(change):
-            if name and comes:
-                change.put(name, key, b"" if name in _SHARED else verdicts[_place(name), key])
-            elif name:
-                change.draft.remove(name, key)
-
-    def _settle_chains(self, change: Change) -> None:
-        for name, key, comes in self._turns(change):
-            if not name and comes:
-                change.add_chain(change.chains[key.decode()])
-            elif not name:
-                change.remove_chain(key.decode())
-
-    def _turns(self, change: Change) -> Iterator[tuple[str, bytes, bool]]:
-        """Return what gets its first user (True) or loses its last one (False)."""
         for (name, key), by in change.uses.items():
             before = self._uses[name, key]
-            if bool(before) != bool(before + by):
-                yield name, key, not before
+            if before and not before + by:
+                if name in _SHARED:
+                    change.draft.remove(name, key)
+                else:
+                    change.retired.add((name, key))
+            elif by and not before and (name, key) not in self._retired:
+                self._introduce(change, name, key, verdicts)
+        for name, key in self._retired:
+            if not change.uses[name, key]:
+                self._dismiss(change, name, key)
+
+    def _introduce(self, change: Change, name: str, key: bytes, verdicts: Mapping[tuple[Place, bytes], bytes]) -> None:
+        if name:
+            change.put(name, key, b"" if name in _SHARED else verdicts[_place(name), key])
+        elif not change.adopting:
+            change.add_chain(change.chains[key.decode()])
+
+    def _dismiss(self, change: Change, name: str, key: bytes) -> None:
+        if name:
+            change.draft.remove(name, key)
+        else:
+            change.remove_chain(key.decode())
 
     def _known(self, change: Change) -> Iterator[Chain]:
         yield from change.chains.values()
