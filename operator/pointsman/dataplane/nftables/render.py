@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from typing import TYPE_CHECKING, Final
 
-from pointsman.dataplane.nftables import skeleton
+from pointsman.dataplane.nftables import skeleton, structure
 from pointsman.dataplane.nftables.expressions import target
 from pointsman.dataplane.nftables.layout import TABLE, layouts
 from pointsman.dataplane.nftables.table import Table, empty_held
@@ -69,6 +69,8 @@ def _family_text(plan: Plan, family: Family) -> str:
     draft = TextDraft(family)
     answers = {frontend: plan.answers[frontend] for frontend in sorted(plan.answers) if frontend.family == family}
     Table(family).adoption(answers, plan.settings, empty_held(family), draft)
+    # An agent that finds this table replaces its rules and keeps its elements.
+    draft.add("structure", structure.SETS_KEY, structure.sets_checksum(family))
     where = f"{skeleton.ip_of(family)} {TABLE}"
     lines = [f"table {where}", f"delete table {where}", "", f"table {where} {{"]
     for declaration, elements in zip(skeleton.declarations(family), draft.elements.values(), strict=True):
