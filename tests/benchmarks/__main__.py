@@ -55,12 +55,18 @@ def _options() -> argparse.Namespace:
         description="Measure speed and memory, from objects as JSON to the kernel.",
         epilog="Rows: " + ", ".join(row.name for row in ROWS),
     )
-    parser.add_argument("rows", nargs="*", metavar="ROW", choices=[*BY_NAME, []], help="what to measure (default: all)")
+    parser.add_argument("rows", nargs="*", metavar="ROW", type=_known, help="what to measure (default: all)")
     parser.add_argument("--quick", action="store_true", help="a tenth of the work, once: whether it runs, not how fast")
     parser.add_argument("--repeats", type=int, metavar="N", help="processes for each row (default: 3, with --quick 1)")
     parser.add_argument("--output", type=Path, default=Path("bench-results.json"), metavar="FILE", help="(%(default)s)")
     parser.add_argument("--measure", choices=[*BY_NAME], help=argparse.SUPPRESS)
     return parser.parse_args()
+
+
+def _known(name: str) -> str:
+    if name not in BY_NAME:
+        raise argparse.ArgumentTypeError(f"there is no row {name!r}; there are {', '.join(BY_NAME)}")
+    return name
 
 
 def _measure_all(console: Console, rows: list[Row], options: argparse.Namespace) -> list[Result]:
