@@ -37,14 +37,14 @@ table inet pointsman {
 
 DISTURBANCES = {
     "a Service is deleted": "delete element {t} services {{ {vip} . tcp . 80 }}",
-    "an endpoint is deleted": "delete element {t} endpoints {{ {vip} . tcp . 80 . 1 }}",
+    "an endpoint is deleted": "delete element {t} endpoints {{ {vip} . tcp . 80 . 0:1 }}",
     "the last endpoint is deleted": "delete element {t} endpoints {{ {vip} . tcp . 80 . 2 }}",
     "all endpoints are deleted": "flush map {t} endpoints",
     "a Service is added": "add element {t} services {{ {stray} . tcp . 80 : 1:3 }}",
     "a Service is changed": (
         "delete element {t} services {{ {vip} . tcp . 80 }}\nadd element {t} services {{ {vip} . tcp . 80 : ff:2 }}"
     ),
-    "an endpoint is added": "add element {t} endpoints {{ {vip} . tcp . 80 . 3 : {stray} . 80 }}",
+    "an endpoint is added": "add element {t} endpoints {{ {vip} . tcp . 80 . 0:3 : {stray} . 80 }}",
     "a cluster IP is added": "add element {t} cluster-ips {{ {stray} }}",
     "source ranges are deleted": "flush set {t} source-ranges",
     "a source range is added": "add element {t} source-ranges {{ {stray} . tcp . 80 . {stray} }}",
@@ -203,9 +203,9 @@ def test_an_element_that_another_put_in_our_way_is_named(node: Proxied) -> None:
 
 def test_an_element_that_another_took_away_is_named(node: Proxied) -> None:
     endpoints = fill(node, 6)
-    node.nft("delete element ip6 pointsman endpoints { fd00:10:96::1 . tcp . 80 . 2 }")
+    node.nft("delete element ip6 pointsman endpoints { fd00:10:96::1 . tcp . 80 . 0:2 }")
     said = refusal(node, {vip(1, family=6): answer(endpoints[:2])})
-    assert "fd00:10:96::1 . tcp . 80 . 2" in said
+    assert "fd00:10:96::1 . tcp . 80 . 0:2" in said
     assert "endpoints" in said
     node.plan = msgspec.structs.replace(
         node.plan, answers={**node.plan.answers, vip(1, family=6): answer(endpoints[:2])}

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 from pointsman.dataplane.nftables import classes
 from pointsman.dataplane.nftables.expressions import target
-from pointsman.dataplane.nftables.layout import NETWORKS, endpoint_size, frontend_key, number, place_of
+from pointsman.dataplane.nftables.layout import NETWORKS, OUTSIDE_SLOTS, endpoint_size, frontend_key, number, place_of
 from pointsman.dataplane.nftables.skeleton import chains
 from pointsman.dataplane.nftables.table import empty_held
-from pointsman.dataplane.nftables.wire import Chain, boundaries
+from pointsman.dataplane.nftables.wire import Chain, boundaries, is_recall
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,7 +51,8 @@ class Memory:
         for name, key, value in draft.additions:
             assert key not in self.sets[name], (name, key)
             self.sets[name][key] = value
-        for chain_name in draft.chains_gone:
+        for chain_name in sorted(draft.chains_gone, key=is_recall):
+            assert not any(f"jump {chain_name}" in chain.text() for chain in self.chains.values())
             del self.chains[chain_name]
         self._check_verdicts(settled=settled)
 
@@ -70,6 +71,7 @@ class Memory:
         for name, elements in self.sets.items():
             if name.removeprefix("node-port-") in VERDICTS:
                 led_to |= {target(verdict) for verdict in elements.values()}
+        led_to |= {rule[5:] for chain in self.chains.values() for rule in chain.text() if rule.startswith("jump ")}
         assert led_to - {""} <= self.chains.keys() | self._fixed
         assert not settled or self.chains.keys() <= led_to
 
@@ -87,7 +89,7 @@ class Memory:
             return found or "drop"
         assert isinstance(chain, classes.Pick)
         assert chain.owner in {None, frontend}
-        first = classes.OUTSIDE_SLOTS if chain.outside else 0
+        first = OUTSIDE_SLOTS if chain.outside else 0
         endpoints = self.sets[f"{place}endpoints"]
         values = [endpoints[key + number(first + slot)] for slot in range(chain.slots)]
         assert all(len(value) == endpoint_size(self.family) for value in values)
@@ -115,7 +117,7 @@ class Memory:
 
 
 def _pool(key: bytes) -> bool:
-    return int.from_bytes(key[-4:], sys.byteorder) >= classes.OUTSIDE_SLOTS
+    return int.from_bytes(key[-4:], sys.byteorder) >= OUTSIDE_SLOTS
 
 
 class MemoryDraft:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pointsman.dataplane.netlink import attributes
 from pointsman.dataplane.nftables import classes
-from pointsman.dataplane.nftables.classes import Pick, Remember, is_class_chain
+from pointsman.dataplane.nftables.classes import Pick, Recall, Remember, is_class_chain
 from pointsman.dataplane.nftables.expressions import drop, goto, target
 from pointsman.dataplane.nftables.layout import (
     PLACES,
@@ -140,7 +140,7 @@ def test_a_verdict_names_its_chain() -> None:
             "endpoints",
             number(3),
             endpoint_value(4, Backend("10.1.0.1", 8080)),
-            "10.96.0.1 . tcp . 80 . 3 : 10.1.0.1 . 8080",
+            "10.96.0.1 . tcp . 80 . 0:3 : 10.1.0.1 . 8080",
         ),
         (Frontend(4, "10.96.0.1", "tcp", 80), "masquerade-all", b"", b"", "10.96.0.1 . tcp . 80"),
         (
@@ -224,16 +224,18 @@ def test_fixed_classes_lead_to_fixed_chains() -> None:
 def test_a_class_in_both_languages() -> None:
     pick = Pick(4, "", "random", 4, outside=True, sticky=True)
     assert pick.chain == "pick-random-4-outside-sticky"
-    remembered, forgotten, drawn, first, nothing = pick.text()
-    assert remembered == (
+    assert pick.text() == [
+        "jump recall",
+        "meta priority set numgen random mod 4 offset 65536 goto translate-outside",
+    ]
+    assert len(pick.rules()) == 2
+
+
+def test_a_client_is_recalled_or_forgotten() -> None:
+    recalled, forgotten = Recall(4, "").text()
+    assert recalled == (
         "meta priority set ip saddr . ip daddr . meta l4proto . th dport map @affinity "
         "dnat to ip daddr . meta l4proto . th dport . meta priority map @sticky-endpoints"
     )
     assert forgotten == "delete @affinity { ip saddr . ip daddr . meta l4proto . th dport : meta priority }"
-    assert drawn == (
-        "meta priority set 0 "
-        "dnat to ip daddr . meta l4proto . th dport . numgen random mod 4 offset 65536 map @endpoints"
-    )
-    assert first == drawn.replace("numgen random mod 4", "numgen inc mod 1")
-    assert nothing == "drop"
-    assert len(pick.rules()) == 5
+    assert len(Recall(4, "").rules()) == 2

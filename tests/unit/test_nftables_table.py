@@ -210,6 +210,7 @@ def test_chains_that_are_not_trusted_are_written_anew() -> None:
     assert {(chain.chain, present) for chain, present in draft.chains} == {
         ("pick-random-3", True),
         ("node-port-pick-random-2-sticky", True),
+        ("node-port-recall", True),
         ("remember-60", True),
     }
     assert not draft.additions

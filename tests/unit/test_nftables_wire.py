@@ -106,7 +106,7 @@ def test_the_order_on_the_wire() -> None:
     draft.add_chain(Pick(4, "", "random", 2))
     draft.add_chain(Pick(4, "", "random", 3), present=True)
     sent = [message.command for message in draft.messages()]
-    chains = [NEWCHAIN, *[NEWRULE] * 3, DELRULE, *[NEWRULE] * 3]
+    chains = [NEWCHAIN, NEWRULE, DELRULE, NEWRULE]
     assert sent == [*chains, DELSETELEM, NEWSETELEM, DELSETELEM, NEWSETELEM, DELCHAIN]
     assert (draft.added, draft.removed) == (1, 1)
 
@@ -138,7 +138,7 @@ def test_the_element_at_an_offset_is_named(count: int, data: st.DataObject) -> N
     found = told(4, message, Refusal(0, GONE, offset))
     assert (found.set_name, found.key, found.missing) == ("endpoints", key(slot), True)
     assert found.text == (
-        f"remove element {{ 10.96.0.1 . tcp . 80 . {slot} }} of endpoints: No such file or directory (ENOENT)"
+        f"remove element {{ 10.96.0.1 . tcp . 80 . 0:{slot:x} }} of endpoints: No such file or directory (ENOENT)"
     )
 
 
@@ -164,8 +164,8 @@ def test_refused_sets_ranges_verdicts_and_chains_are_told() -> None:
     draft.add_chain(Pick(4, "", "random", 2))
     texts = [told(4, message, Refusal(0, errno.EINVAL, text="no")).text for message in draft.messages()]
     why = "Invalid argument (EINVAL): no"
-    assert texts[:4] == [f"chain pick-random-2: {why}"] * 4
-    assert set(texts[4:]) == {
+    assert texts[:2] == [f"chain pick-random-2: {why}"] * 2
+    assert set(texts[2:]) == {
         f"add element {{ 1:2 }} of classes: {why}",
         f"add element {{ 10.96.0.1 . tcp . 80 }} of masquerade-all: {why}",
         f"add element {{ 10.96.0.1 . tcp . 80 . 10.0.0.0 }} of source-ranges: {why}",

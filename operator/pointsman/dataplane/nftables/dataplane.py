@@ -26,14 +26,14 @@ from pointsman.dataplane.nftables.wire import (
     told,
 )
 from pointsman.dataplane.protocol import DataplaneError, Support, Written
-from pointsman.model.plan import IPV4, IPV6
+from pointsman.model.plan import IPV4, IPV6, Delta
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from pointsman.dataplane.nftables.table import Change
     from pointsman.dataplane.nftables.wire import Refused
-    from pointsman.model.plan import Answer, Backend, Delta, Family, Frontend, NodeSettings, Plan
+    from pointsman.model.plan import Answer, Backend, Family, Frontend, NodeSettings, Plan
 
 _LOG: Final = logging.getLogger(__name__)
 SCHEDULERS: Final = ("random", "rr", "wrr", "sh", "dh", "mh")
@@ -117,19 +117,27 @@ class NftablesDataplane:
                 raise DataplaneError("adopt a plan before a delta is applied")
             if delta.settings is not None and delta.settings.drop_invalid != table.settings.drop_invalid:
                 self._replace_rules(family, drop_invalid=delta.settings.drop_invalid)
-            draft = WireDraft(family)
-            change = table.change(
+            part = Delta(
                 {frontend: answer for frontend, answer in delta.changed.items() if frontend.family == family},
-                [frontend for frontend in delta.removed if frontend.family == family],
+                frozenset(frontend for frontend in delta.removed if frontend.family == family),
                 delta.settings,
-                draft,
             )
-            failure = self._commit(family, draft, change)
-            if failure:
-                raise DataplaneError(f"nftables refused to {failure.text}")
-            refused |= {_name(frontend): text for frontend, text in change.refused.items()}
-            added, removed = added + draft.added, removed + draft.removed
+            # The second, empty change takes away the classes that the first one left without a user (see `Table`).
+            for each in (part, Delta({})):
+                draft, change = self._apply_family(family, each)
+                refused |= {_name(frontend): text for frontend, text in change.refused.items()}
+                added, removed = added + draft.added, removed + draft.removed
+                if not change.retired:
+                    break
         return Written(added, removed, refused)
+
+    def _apply_family(self, family: Family, delta: Delta) -> tuple[WireDraft, Change]:
+        draft = WireDraft(family)
+        change = self._tables[family].change(delta.changed, delta.removed, delta.settings, draft)
+        failure = self._commit(family, draft, change)
+        if failure:
+            raise DataplaneError(f"nftables refused to {failure.text}")
+        return draft, change
 
     def read(self) -> Mapping[Frontend, tuple[Backend, ...]]:
         """See `Dataplane.read`; a backend's weight is the number of its slots."""

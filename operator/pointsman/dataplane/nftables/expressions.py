@@ -30,6 +30,7 @@ REPLY: Final = 1
 
 _META_PRIORITY: Final = 2
 _META_L4PROTO: Final = 16
+_JUMP: Final = -3
 _GOTO: Final = -4
 _FIRST_REGISTER: Final = 8
 _NFT_DYNSET_OP_UPDATE: Final = 1
@@ -99,14 +100,9 @@ def dnat(family: int, address: int, port: int) -> bytes:
     return _expression("nat", u32(1, _NFT_NAT_DNAT), u32(2, family), _register(3, address), _register(5, port))
 
 
-def zero(into: int) -> bytes:
-    """Load the number 0."""
-    return _expression("immediate", _register(1, into), nested(2, attribute(1, bytes(4))))
-
-
-def verdict_drop() -> bytes:
-    """Drop the packet."""
-    return _expression("immediate", u32(1, 0), nested(2, drop()))
+def verdict(encoded: bytes) -> bytes:
+    """End the rule with a verdict, as `goto`, `jump` and `drop` encode it."""
+    return _expression("immediate", u32(1, 0), nested(2, encoded))
 
 
 def equal(source: int, value: bytes) -> bytes:
@@ -133,16 +129,21 @@ def delete(name: str, key: int, data: int) -> bytes:
 
 
 def goto(chain: str) -> bytes:
-    """Encode the verdict ``goto chain`` as an element's data (NFTA_DATA_VERDICT)."""
+    """Encode the verdict ``goto chain`` (NFTA_DATA_VERDICT)."""
     return nested(2, attribute(1, struct.pack(">i", _GOTO)), string(2, chain))
 
 
+def jump(chain: str) -> bytes:
+    """Encode the verdict ``jump chain``."""
+    return nested(2, attribute(1, struct.pack(">i", _JUMP)), string(2, chain))
+
+
 def drop() -> bytes:
-    """Encode the verdict ``drop`` as an element's data."""
+    """Encode the verdict ``drop``."""
     return nested(2, attribute(1, struct.pack(">i", 0)))
 
 
-def target(verdict: bytes) -> str:
+def target(encoded: bytes) -> str:
     """Return the chain that an encoded verdict leads to, or ""."""
     # Behind three headers and the verdict's code stands the chain's name, NUL-terminated and padded.
-    return verdict[16:].split(b"\0")[0].decode()
+    return encoded[16:].split(b"\0")[0].decode()

@@ -29,6 +29,9 @@ Place = Literal["", "node-port-"]
 NETWORKS: Final = ("pod-cidrs", "service-cidrs", "node-port-cidrs")
 """Sets of networks: few elements, written whole."""
 
+OUTSIDE_SLOTS: Final = 1 << 16
+"""The slots of a frontend's outside pool start here, in the same map as those of its other pool."""
+
 PLACES: Final[tuple[Place, ...]] = ("", "node-port-")
 PROTOCOLS: Final[Mapping[Transport, int]] = {"tcp": 6, "udp": 17, "sctp": 132}
 _PROTOCOL_NAMES: Final = {number: name for name, number in PROTOCOLS.items()}
@@ -178,8 +181,7 @@ def number(value: int) -> bytes:
 
 def _family_layouts(family: Family) -> dict[str, Layout]:
     address: FieldType = "ipv4_addr" if family == IPV4 else "ipv6_addr"
-    ip = "ip" if family == IPV4 else "ip6"
-    found = [layout for place in PLACES for layout in _frontend_layouts(place, address, ip)]
+    found = [layout for place in PLACES for layout in _frontend_layouts(place, address)]
     found += [
         Layout("hairpin", f"type {address} . {address}", (address, address)),
         Layout("cluster-ips", f"type {address}", (address,)),
@@ -196,32 +198,21 @@ def _family_layouts(family: Family) -> dict[str, Layout]:
     return {layout.name: layout for layout in found}
 
 
-def _frontend_layouts(place: Place, address: FieldType, ip: str) -> Iterator[Layout]:
+def _frontend_layouts(place: Place, address: FieldType) -> Iterator[Layout]:
     key: tuple[FieldType, ...] = ("inet_proto", "inet_service")
-    type_text, typeof_text = "inet_proto . inet_service", "meta l4proto . th dport"
     if not place:
         key = (address, *key)
-        type_text, typeof_text = f"{address} . {type_text}", f"{ip} daddr . {typeof_text}"
+    frontend = " . ".join(key)
     for name, counter in (("services", "; counter"), ("inside", ""), ("outside", "")):
-        yield Layout(f"{place}{name}", f"type {type_text} : classid{counter}", key, ("classid",))
+        yield Layout(f"{place}{name}", f"type {frontend} : classid{counter}", key, ("classid",))
     for name in ("classes", "inner-classes"):
         yield Layout(f"{place}{name}", "type classid : verdict", ("classid",), None)
-    endpoint: tuple[FieldType, ...] = (address, "inet_service")
-    yield Layout(
-        f"{place}endpoints",
-        f"typeof {typeof_text} . numgen random mod 2 : {ip} daddr . th dport; counter",
-        (*key, "number"),
-        endpoint,
-    )
-    yield Layout(
-        f"{place}sticky-endpoints",
-        f"typeof {typeof_text} . meta priority : {ip} daddr . th dport; counter",
-        (*key, "classid"),
-        endpoint,
-    )
-    yield Layout(f"{place}affinity-timeouts", f"type {type_text} : verdict", key, None)
+    for name in ("endpoints", "sticky-endpoints"):
+        declaration = f"type {frontend} . classid : {address} . inet_service; counter"
+        yield Layout(f"{place}{name}", declaration, (*key, "classid"), (address, "inet_service"))
+    yield Layout(f"{place}affinity-timeouts", f"type {frontend} : verdict", key, None)
     for name in ("masquerade-all", "masquerade-off-cluster", "masquerade-node"):
-        yield Layout(f"{place}{name}", f"type {type_text}", key)
+        yield Layout(f"{place}{name}", f"type {frontend}", key)
 
 
 def _affinity_layout(family: Family) -> Layout:
@@ -230,16 +221,16 @@ def _affinity_layout(family: Family) -> Layout:
     nft 1.0.6 has registers for 16 words in a rule. A client and a frontend in IPv6 alone would take ten of them, so
     there both addresses are kept as hashes.
     """
-    # `numgen` stands for "a 32-bit number": nft 1.0.6 crashes when it lists a `typeof jhash`.
-    numbers = "numgen random mod 2 . numgen random mod 2"
-    who = "ip saddr . ip daddr" if family == IPV4 else numbers
-    kind: FieldType = "ipv4_addr" if family == IPV4 else "number"
-    return Layout(
-        "affinity",
-        f"typeof {who} . meta l4proto . th dport : meta priority; flags dynamic,timeout; size 1048576; timeout 1d",
-        (kind, kind, "inet_proto", "inet_service"),
-        ("classid",),
-    )
+    if family == IPV4:
+        types = "type ipv4_addr . ipv4_addr . inet_proto . inet_service : classid"
+        kind: FieldType = "ipv4_addr"
+    else:
+        # A hash is a plain number, and that type has no name; `numgen` stands for it (nft 1.0.6 crashes when it lists
+        # a `typeof jhash`).
+        types = "typeof numgen random mod 2 . numgen random mod 2 . meta l4proto . th dport : meta priority"
+        kind = "number"
+    declaration = f"{types}; flags dynamic,timeout; size 1048576; timeout 1d"
+    return Layout("affinity", declaration, (kind, kind, "inet_proto", "inet_service"), ("classid",))
 
 
 _LAYOUTS: Final[Mapping[Family, Mapping[str, Layout]]] = {4: _family_layouts(4), 6: _family_layouts(6)}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from pointsman.dataplane.nftables.layout import PLACES, PROTOCOLS, TABLE, layouts
+from pointsman.dataplane.nftables.layout import OUTSIDE_SLOTS, PLACES, PROTOCOLS, TABLE, layouts
 from pointsman.model.plan import IPV4
 
 if TYPE_CHECKING:
@@ -39,16 +39,19 @@ def chains(family: Family, *, drop_invalid: bool) -> Chains:
         "masquerade-everyone": ["masquerade fully-random"],
     }
     for place in PLACES:
-        found |= _views(family, place)
+        found |= _translation(family, place) | _views(family, place)
     found |= _dispatch(family)
     found |= _after_translation(family)
     found |= {
         "prerouting": ["type nat hook prerouting priority -100; policy accept;", "goto dispatch"],
         "output": ["type nat hook output priority -100; policy accept;", "goto dispatch"],
-        "input": ["type nat hook input priority 90; policy accept;", "ct status dnat jump remember"],
+        "input": [
+            "type nat hook input priority 90; policy accept;",
+            "ct status dnat meta priority set 0 jump remember",
+        ],
         "postrouting": [
             "type nat hook postrouting priority 90; policy accept;",
-            "ct status dnat goto translated",
+            "ct status dnat meta priority set 0 goto translated",
         ],
     }
     if drop_invalid:
@@ -73,6 +76,19 @@ def _classify(family: Family, place: Place, source: str, classes: str) -> str:
     """
     key = key_text(family, place)
     return f"meta priority set {key} map @{place}{source} meta priority vmap @{place}{classes}"
+
+
+def _translation(family: Family, place: Place) -> Chains:
+    """Translate to the endpoint in the slot that a class's chain has drawn.
+
+    The slot is in the packet's priority. When it is gone (the draw was for more slots than there are now), the first
+    one of the same pool is taken, which goes last.
+    """
+    dnat = f"dnat to {key_text(family, place)} . meta priority map @{place}endpoints"
+    return {
+        f"{place}translate": [dnat, f"meta priority set 0 {dnat}", _CROSSED],
+        f"{place}translate-outside": [dnat, f"meta priority set {OUTSIDE_SLOTS >> 16}:0 {dnat}", _CROSSED],
+    }
 
 
 def _views(family: Family, place: Place) -> Chains:

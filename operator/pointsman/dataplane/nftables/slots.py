@@ -49,7 +49,7 @@ def dense(old: bytes, wanted: Mapping[bytes, int], width: int) -> bytes:
             kept.append(value)
         else:
             kept.append(None)
-    fresh = [value for value, count in missing.items() for _ in range(count)]
+    fresh = [value for value, count in missing.items() for _ in range(count)][::-1]
     for index, slot in enumerate(kept):
         if slot is None and fresh:
             kept[index] = fresh.pop()

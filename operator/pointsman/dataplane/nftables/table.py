@@ -7,7 +7,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 from pointsman.dataplane.nftables import classes
-from pointsman.dataplane.nftables.classes import Pick, Remember
+from pointsman.dataplane.nftables.classes import Pick, Recall, Remember
 from pointsman.dataplane.nftables.entries import (
     Entry,
     address_ranges,
@@ -21,6 +21,7 @@ from pointsman.dataplane.nftables.entries import (
 from pointsman.dataplane.nftables.expressions import drop, goto, target
 from pointsman.dataplane.nftables.layout import (
     NETWORKS,
+    OUTSIDE_SLOTS,
     PLACES,
     address_octets,
     endpoint_size,
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from pointsman.dataplane.nftables.wire import Draft, Elements
     from pointsman.model.plan import Answer, Family, Frontend, NodeSettings
 
-Chain = Pick | Remember
+Chain = Pick | Recall | Remember
 Held = dict[str, "Elements"]
 """Every set that the kernel holds, but for the one that packets fill."""
 
@@ -245,7 +246,7 @@ class Table:
         place, key, width = place_of(frontend), frontend_key(frontend), endpoint_size(self.family)
         for offset, was, now in (
             (0, old.slots if old else b"", new.slots if new else b""),
-            (classes.OUTSIDE_SLOTS, old.outside if old else b"", new.outside if new else b""),
+            (OUTSIDE_SLOTS, old.outside if old else b"", new.outside if new else b""),
         ):
             for slot, value, value_now in slot_changes(was, now, width):
                 change.replace(f"{place}endpoints", key + number(offset + slot), value, value_now)
@@ -258,7 +259,7 @@ class Table:
         for name, element, value in elements(frontend, entry, self.numbers):
             put(name, element, value)
         name, width = f"{place_of(frontend)}endpoints", endpoint_size(self.family)
-        for offset, slots in ((0, entry.slots), (classes.OUTSIDE_SLOTS, entry.outside)):
+        for offset, slots in ((0, entry.slots), (OUTSIDE_SLOTS, entry.outside)):
             for start in range(0, len(slots), width):
                 put(name, key + number(offset + start // width), slots[start : start + width])
         self._count(change, frontend, entry, +1)
@@ -281,6 +282,8 @@ class Table:
             if pick:
                 uses[where, number(self.numbers(pick))] += by
                 self._use_chain(change, pick, by)
+                if pick.sticky:
+                    self._use_chain(change, Recall(self.family, place), by)
         if entry.answer.affinity is not None:
             self._use_chain(change, Remember(self.family, entry.answer.affinity), by)
 
@@ -383,7 +386,7 @@ def _held_slots(held: Held, frontend: Frontend, answer: Answer) -> tuple[bytes, 
     key = frontend_key(frontend)
     return (
         _run(endpoints, key, 0),
-        _run(endpoints, key, classes.OUTSIDE_SLOTS) if answer.outside else b"",
+        _run(endpoints, key, OUTSIDE_SLOTS) if answer.outside else b"",
     )
 
 

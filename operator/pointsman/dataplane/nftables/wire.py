@@ -121,8 +121,9 @@ class WireDraft:
         self._encoders, self._removers = _CODERS[family]
         self._add: defaultdict[str, list[bytes]] = defaultdict(list)
         self._remove: defaultdict[str, list[bytes]] = defaultdict(list)
-        self._first: list[Message] = []
-        self._last: list[Message] = []
+        self._chains: list[Message] = []
+        self._rules: list[Message] = []
+        self._gone: list[str] = []
         self._networks: list[Message] = []
 
     def add(self, name: str, key: bytes, value: bytes = b"") -> None:
@@ -144,32 +145,40 @@ class WireDraft:
         """Add a chain, or put its rules in place of those that it has."""
         family, table, name = af(self.family), string(1, TABLE), chain.chain
         if present:
-            self._first.append(Message(DELRULE, family, table + string(2, name)))
+            self._rules.append(Message(DELRULE, family, table + string(2, name)))
         else:
-            self._first.append(Message(NEWCHAIN, family, table + string(3, name), NLM_F_CREATE))
+            self._chains.append(Message(NEWCHAIN, family, table + string(3, name), NLM_F_CREATE))
         for rule in chain.rules():
-            self._first.append(Message(NEWRULE, family, table + string(2, name) + rule, NLM_F_CREATE | NLM_F_APPEND))
+            self._rules.append(Message(NEWRULE, family, table + string(2, name) + rule, NLM_F_CREATE | NLM_F_APPEND))
 
     def remove_chain(self, chain: str) -> None:
         """Remove a chain that no element leads to any more."""
-        self._last.append(Message(DELCHAIN, af(self.family), string(1, TABLE) + string(3, chain)))
+        self._gone.append(chain)
 
     def messages(self) -> list[Message]:
         """Return the transaction, empty when there is nothing to do."""
         self.added = sum(map(len, self._add.values()))
         self.removed = sum(map(len, self._remove.values()))
-        found = [*self._first, *self._networks]
+        found = [*self._chains, *self._rules, *self._networks]
         for name, elements in self._remove.items():
             found += [self._message(DELSETELEM, name, part) for part in _parts(elements)]
         for name, elements in self._add.items():
             found += [self._message(NEWSETELEM, name, part, NLM_F_CREATE) for part in _parts(elements)]
-        return found + self._last
+        # Chains that others jump to go last.
+        for chain in sorted(self._gone, key=is_recall):
+            found.append(Message(DELCHAIN, af(self.family), string(1, TABLE) + string(3, chain)))
+        return found
 
     def _message(self, command: int, name: str, elements: bytes, flags: int = 0) -> Message:
         payload = string(_LIST_TABLE, TABLE) + string(_LIST_SET, name)
         if elements:
             payload += attribute(_LIST_ELEMENTS | NLA_F_NESTED, elements)
         return Message(command, af(self.family), payload, flags)
+
+
+def is_recall(chain: str) -> bool:
+    """Tell the chains that other chains than fixed ones jump to."""
+    return chain.endswith("recall")
 
 
 def _coders(family: Family) -> tuple[Mapping[str, Coder], Mapping[str, Coder]]:
