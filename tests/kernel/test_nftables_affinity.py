@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pointsman.model.plan import Answer
+from pointsman.lab.traffic import Answered, connect
+from pointsman.model.plan import Answer, Backend, Pool
 from support.proxied import Proxied, answer, client_address, node_port, pool, proxied, reach, vip
 
 if TYPE_CHECKING:
@@ -194,3 +195,26 @@ def test_with_an_outside_pool(node: Proxied, family: Family) -> None:
     assert set(second) == set("bcd")
     assert [new for old, new in zip(first, second, strict=True) if old != "a"] == [n for n in first if n != "a"]
     assert clients.connect() == second
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_a_client_from_outside_leaves_a_backend_that_is_no_longer_its_own(node: Proxied, family: Family) -> None:
+    ground = node.ground
+    pods = tuple(sorted(Backend(pod.address(family), 80, local=True) for pod in ground.pods[:2]))
+    frontend = node_port(family=family)
+    node.put({frontend: Answer("d/web", "random", Pool(pods), None, 3600, "always")})
+    sources = [client_address(number, family) for number in range(20)]
+
+    def servers() -> list[str]:
+        outcomes = [
+            connect(ground.client, ground.node.address(family), frontend.port, source=source) for source in sources
+        ]
+        return [outcome.server for outcome in outcomes if isinstance(outcome, Answered)]
+
+    before = servers()
+    assert len(set(before)) == 2
+    assert servers() == before
+    # externalTrafficPolicy becomes Local, with one local endpoint.
+    node.put({frontend: Answer("d/web", "random", Pool(pods), Pool(pods[:1]), 3600, "node")})
+    assert len(set(servers())) == 1
+    assert len(servers()) == len(sources)

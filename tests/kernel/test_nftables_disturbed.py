@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from pointsman.dataplane.nftables import NftablesDataplane
-from pointsman.dataplane.protocol import DataplaneError
+from pointsman.dataplane.protocol import DataplaneError, Written
 from pointsman.lab.traffic import Answered, Held, Refused, TimedOut, connect
 from pointsman.model.plan import Answer, Backend, Delta, NodeSettings, Pool
 from support.proxied import Proxied, answer, generation, node_port, pool, proxied, reach, vip
@@ -212,6 +212,64 @@ def test_an_element_that_another_took_away_is_named(node: Proxied) -> None:
     )
     assert node.adopt().refused == {}
     assert {reach(node.ground.client, vip(1, family=6)) for _ in range(40)} == {"a", "b"}
+
+
+def test_a_class_of_others_with_the_last_number_is_in_nobodys_way(node: Proxied) -> None:
+    endpoints = fill(node, 4)
+    node.nft("add element ip pointsman classes { ffff:ffff : drop }")
+    node.restart()
+    node.put({vip(30): answer(endpoints, scheduler="rr")})
+    assert {reach(node.ground.client, vip(30)) for _ in range(6)} == set("abc")
+
+
+def test_what_others_lead_to_a_chain_of_ours_does_not_keep_it(node: Proxied) -> None:
+    endpoints = fill(node, 4)
+    node.put({vip(30): answer(endpoints[:2])})
+    node.nft("add map ip pointsman evil { type mark : verdict; elements = { 1 : goto pick-random-2 }; }")
+    node.nft("add chain ip pointsman pick-a")
+    node.nft("add chain ip pointsman pick-b")
+    node.nft("add rule ip pointsman pick-b jump pick-a")
+    node.nft("add rule ip pointsman pick-a drop")
+    assert node.dataplane.disturbed()
+    assert node.adopt().refused == {}
+    node.put({vip(31): answer(endpoints)}, gone=[vip(30)])
+    assert reach(node.ground.client, vip(31)) in "abc"
+    listing = node.nft("list table ip pointsman")
+    assert "evil" not in listing
+    assert "pick-a" not in listing
+    assert "pick-random-2 " not in listing
+
+
+def test_a_change_by_others_just_before_ours_is_noticed(node: Proxied, monkeypatch: pytest.MonkeyPatch) -> None:
+    endpoints = fill(node, 4)
+    pause = node.dataplane._monitor.pause
+
+    def pause_late() -> None:
+        pause()
+        monkeypatch.undo()
+        node.nft("delete element ip pointsman services { 10.96.0.1 . tcp . 80 }")
+
+    monkeypatch.setattr(node.dataplane._monitor, "pause", pause_late)
+    node.put({vip(30): answer(endpoints)})
+    assert node.dataplane.disturbed()
+    node.adopt()
+    assert reach(node.ground.client, vip(1)) in "abc"
+
+
+def test_neighbours_at_work_do_not_keep_a_large_table_from_being_read(node: Proxied) -> None:
+    endpoints = fill(node, 4)
+    many = {vip(number): answer(endpoints, scheduler="rr") for number in range(1000, 4000)}
+    node.put(many)
+    node.nft("add table ip neighbour")
+    node.nft("add set ip neighbour s { type ipv4_addr; }")
+    work = "while :; do nft add element ip neighbour s { 1.2.3.4 }; nft flush set ip neighbour s; done"
+    neighbour = node.ground.node.namespace.start(["sh", "-c", work])
+    try:
+        for _ in range(3):
+            assert node.restart() == Written()
+    finally:
+        neighbour.kill()
+        neighbour.wait()
 
 
 def test_a_range_that_overlaps_another_ones_is_named(node: Proxied) -> None:

@@ -113,7 +113,7 @@ def table_words(listing: str) -> list[str]:
     Slots are left without their numbers, as which endpoint has which one means nothing.
     """
     without_clients = re.sub(r"(map affinity \{[^{}]*)elements = \{[^{}]*\}\n", r"\1", listing, flags=re.DOTALL)
-    without_numbers = re.sub(r" \. \d+ counter :", " counter :", without_clients)
+    without_numbers = re.sub(r" \. (none|\w+:\w+) counter :", " counter :", without_clients)
     return sorted(word.strip() for word in re.split(r"[,\n]|elements = \{|\}", without_numbers) if word.strip())
 
 

@@ -25,7 +25,7 @@ def refused(document: object) -> list[str]:
 
 def test_defaults_are_a_good_configuration() -> None:
     spec = ProxyConfigSpec()
-    assert (spec.mode, spec.effective_scheduler, spec.node_port_range) == ("nftables", "random", (30000, 32767))
+    assert (spec.mode, spec.scheduler, spec.node_port_range) == ("nftables", None, (30000, 32767))
     assert (spec.sync_period, spec.min_sync_period, spec.ipvs.graceful_termination) == (30.0, 0.05, 900.0)
     assert spec == read() == ProxyConfig.read({"metadata": {"name": "c"}, "spec": None}).spec
 
@@ -71,9 +71,9 @@ def test_nulls_are_absent_and_unknown_fields_are_ignored() -> None:
 
 def test_node_port_addresses_default_by_mode() -> None:
     assert read(nodePortAddresses=[]).node_port_addresses is None
-    assert read().effective_node_port_addresses == ("primary",)
-    assert read(mode="ipvs").effective_node_port_addresses == ("all",)
-    assert read(nodePortAddresses=["all"]).effective_node_port_addresses == ("all",)
+    assert read().node_port_addresses_in("nftables") == ("primary",)
+    assert read().node_port_addresses_in("ipvs") == ("all",)
+    assert read(nodePortAddresses=["all"]).node_port_addresses_in("nftables") == ("all",)
 
 
 def test_python_code_says_seconds() -> None:

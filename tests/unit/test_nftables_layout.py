@@ -225,7 +225,7 @@ def test_a_class_in_both_languages() -> None:
     pick = Pick(4, "", "random", 4, outside=True, sticky=True)
     assert pick.chain == "pick-random-4-outside-sticky"
     assert pick.text() == [
-        "jump recall",
+        "jump recall-outside",
         "meta priority set numgen random mod 4 offset 65536 goto translate-outside",
     ]
     assert len(pick.rules()) == 2

@@ -139,6 +139,6 @@ def test_assign_weights(scheduler: str) -> None:
 
 def test_assign_refuses_more_than_a_class_can_name() -> None:
     values = [value(index) for index in range(LARGEST_POOL + 1)]
-    with pytest.raises(ValueError, match=r"65536 endpoints in one pool; at most 65535"):
+    with pytest.raises(ValueError, match=r"65522 endpoints in one pool; at most 65521"):
         assign("random", b"", values, [1] * len(values), WIDTH)
     assert len(assign("random", b"", values[1:], [1] * LARGEST_POOL, WIDTH)) == LARGEST_POOL * WIDTH

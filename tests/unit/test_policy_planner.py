@@ -202,6 +202,18 @@ def test_a_given_configuration_wins() -> None:
     assert made.answers[VIP].scheduler == "mh"
 
 
+def test_schedulers_are_those_of_the_mode_in_force() -> None:
+    made = planner(config(mode="ipvs", scheduler="lc"), service(), service("other", "10.96.0.2", scheduler="sed"))
+    assert {answer.scheduler for answer in made.answers.values()} == {"random"}
+    told = [str(problem) for problem in made.problems]
+    assert [text.split(":")[0] for text in told] == ["ProxyConfig c", "ProxyConfig c", "Service ns/other"]
+    assert '"sed" is no scheduler of mode nftables; "random" is used' in told[2]
+    ipvs = Planner("here", mode="ipvs", config=config(mode="ipvs", scheduler="lc").spec)
+    ipvs.put(service())
+    ipvs.take()
+    assert (ipvs.mode, ipvs.answers[VIP].scheduler, ipvs.problems) == ("ipvs", "lc", ())
+
+
 def test_node() -> None:
     made = planner(service(type="NodePort", ports=(ServicePort(80, node_port=30000),)))
     assert made.settings.node_port_cidrs == ("192.168.0.2/32",)
@@ -284,6 +296,20 @@ def test_health_checks() -> None:
     checked = service(type="LoadBalancer", external_local=True, health_check_node_port=32000)
     made = planner(checked, part("web-1", "web", "10.0.0.1", "10.0.0.2"))
     assert made.health_checks == {"ns/web": HealthCheck("ns", "web", 32000, 2)}
+
+    def local() -> int:
+        made.take()
+        return made.health_checks["ns/web"].local_endpoints
+
+    made.put(Pod("ns", "pod-10.0.0.1", 0))
+    assert local() == 1, "a drained Pod gets no new connections"
+    made.put(part("web-1", "web", "10.0.0.1", "10.0.0.2", weight=0))
+    assert local() == 0
+    made.put(Pod("ns", "pod-10.0.0.1", 3))
+    assert local() == 1, "the Pod's weight wins over the slice's"
+    made.put(part("web-2", "web", "10.0.0.2"))
+    assert local() == 1, "of an endpoint that comes twice, the lower weight holds, as in the plan"
+    assert [weight for _, weight in backends(made)] == [3, 0]
     made.put(service())
     made.take()
     assert made.health_checks == {}

@@ -24,12 +24,21 @@ def _spec(**fields: object) -> ProxyConfigSpec:
         ({"nodePortAddresses": ["all"]}, ("0.0.0.0/0", "::/0")),
         ({"nodePortAddresses": ["10.0.0.0/8", "primary"]}, ("10.0.0.0/8", "192.168.0.2/32", "2001:db8::1/128")),
         ({"nodePortAddresses": ["localhost"]}, ()),
-        ({"nodePortAddresses": ["localhost"], "mode": "iptables"}, ("127.0.0.0/8", "::1/128")),
-        ({"mode": "ipvs"}, ("0.0.0.0/0", "::/0")),
+        ({"nodePortAddresses": ["localhost"], "mode": "iptables"}, ()),
+        ({"mode": "ipvs"}, ("192.168.0.2/32", "2001:db8::1/128")),
     ],
 )
 def test_node_port_networks(fields: dict[str, Any], expected: tuple[str, ...]) -> None:
+    """They follow the mode in force, whatever the configuration asks for."""
     assert node_settings(_spec(**fields), NODE, ADDRESSES, []).node_port_cidrs == expected
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [({}, ("0.0.0.0/0", "::/0")), ({"nodePortAddresses": ["localhost"]}, ("127.0.0.0/8", "::1/128"))],
+)
+def test_node_port_networks_of_another_mode_in_force(fields: dict[str, Any], expected: tuple[str, ...]) -> None:
+    assert node_settings(_spec(**fields), NODE, ADDRESSES, [], mode="iptables").node_port_cidrs == expected
 
 
 def test_pod_networks() -> None:
@@ -59,7 +68,8 @@ def test_invalid_packets_pass_when_tracking_is_liberal() -> None:
         ({}, (), True, ["Node n"]),
         ({}, (), False, []),
         ({"nodePortAddresses": ["localhost"]}, ADDRESSES, False, ["ProxyConfig c"]),
-        ({"nodePortAddresses": ["localhost"], "mode": "iptables"}, ADDRESSES, True, []),
+        ({"mode": "ipvs", "scheduler": "rr"}, ADDRESSES, True, ["ProxyConfig c"]),
+        ({"mode": "ipvs", "scheduler": "lc"}, ADDRESSES, True, ["ProxyConfig c", "ProxyConfig c"]),
     ],
 )
 def test_problems(
@@ -69,3 +79,13 @@ def test_problems(
         _spec(**fields), addresses, configured_by="ProxyConfig c", node_name="n", node_ports=node_ports
     )
     assert [problem.object for problem in found] == expected
+
+
+def test_a_scheduler_of_another_mode_is_told_with_the_one_that_is_used() -> None:
+    spec = _spec(mode="ipvs", scheduler="lc")
+    found = settings_problems(spec, ADDRESSES, configured_by="ProxyConfig c", node_name="n", node_ports=False)
+    assert [problem.field for problem in found] == ["spec.mode", "spec.scheduler"]
+    assert '"lc" is no scheduler of mode nftables, which is in force; "random" is used' in str(found[1])
+    assert not settings_problems(
+        spec, ADDRESSES, configured_by="ProxyConfig c", node_name="n", node_ports=False, mode="ipvs"
+    )

@@ -202,6 +202,27 @@ def test_a_directory_that_goes_away_later_keeps_everything(tree: Tree) -> None:
     assert problems(batch) == []
 
 
+def test_a_directory_may_be_called_like_a_manifest(tree: Tree) -> None:
+    tree.write("a.yaml", namespace("a"))
+    tree.files.scan()
+    tree.write("x.yaml/b.yaml", namespace("b"))
+    batch = tree.files.update([str(tree.root / "x.yaml")])
+    assert told(batch) == {"b": True}
+    assert problems(batch) == []
+
+
+def test_names_that_are_not_utf8_are_told_readably(tree: Tree) -> None:
+    for name in (b"1\xff.yaml", b"2\xff.yaml"):
+        tree.write(os.fsdecode(name), namespace("a"))
+    tree.write(os.fsdecode(b"3\xff.yaml"), b"")
+    batch = tree.files.scan()
+    assert told(batch) == {"a": True}
+    text = "\n".join(problems(batch))
+    for shown in (r"1\xff.yaml", r"2\xff.yaml", r"3\xff.yaml: the file is empty"):
+        assert shown in text
+    assert text.encode()
+
+
 async def next_of(batches: AsyncIterator[Batch]) -> Batch:
     async with asyncio.timeout(20):
         return await anext(batches)
@@ -228,6 +249,19 @@ def test_the_watch_tells_files_written_renamed_and_deleted(tmp_path: Path) -> No
             await until_told(batches, {"b": True})
             (root / "a.yaml").unlink()
             await until_told(batches, {"a": False})
+
+    asyncio.run(scenario())
+
+
+def test_the_watch_survives_names_that_are_not_utf8(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with aclosing(ManifestSource(tmp_path).batches()) as batches:
+            assert told(await next_of(batches)) == {}
+            for number in (1, 2):
+                (tmp_path / os.fsdecode(b".\xff%d.swp" % number)).touch()
+                (tmp_path / os.fsdecode(b"\xff%d.yaml" % number)).write_text(namespace(f"odd-{number}"))
+                (tmp_path / f"{number}.yaml").write_text(namespace(f"plain-{number}"))
+                await until_told(batches, {f"odd-{number}": True, f"plain-{number}": True})
 
     asyncio.run(scenario())
 

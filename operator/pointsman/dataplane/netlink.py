@@ -129,7 +129,11 @@ class Refusal(msgspec.Struct, frozen=True, gc=False):
 
 
 class NftSocket:
-    """A netlink socket for nf_tables in the network namespace of the thread that makes it."""
+    """A netlink socket for nf_tables in the network namespace of the thread that makes it.
+
+    Attributes:
+        interrupted: something in nf_tables (of any owner) changed during a dump since this was set to False.
+    """
 
     def __init__(self) -> None:
         """Open the socket.
@@ -139,6 +143,7 @@ class NftSocket:
         """
         self._socket = _open()
         self._sequence = 0
+        self.interrupted = False
 
     def transact(self, messages: Sequence[Message]) -> list[Refusal]:
         """Commit all messages in one transaction: all or nothing.
@@ -177,7 +182,7 @@ class NftSocket:
             Each answer's encoded attributes.
 
         Raises:
-            OSError: the kernel refused (ENOENT: there is no such table or set), or the dump was interrupted (EINTR).
+            OSError: the kernel refused (ENOENT: there is no such table or set).
         """
         self._sequence += 1
         sequence = self._sequence
@@ -187,11 +192,11 @@ class NftSocket:
             for answer, flags, number, body in _messages(self._socket.recv(1 << 20)):
                 if number != sequence:
                     continue
+                # Read to the end in any case: what is left of a dump would be in the way of the next one.
+                self.interrupted = self.interrupted or bool(flags & _NLM_F_DUMP_INTR)
                 if answer in {NLMSG_ERROR, NLMSG_DONE}:
                     _raise_for(body)
                     return
-                if flags & _NLM_F_DUMP_INTR:
-                    raise InterruptedError(errno.EINTR, "nf_tables changed while it was read")
                 yield bytes(body[4:])
 
     def get(self, command: int, family: int, payload: bytes = b"") -> bytes:

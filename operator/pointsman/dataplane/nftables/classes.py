@@ -112,13 +112,18 @@ class Pick:
             "random": f"numgen random mod {self.slots}",
         }.get(self.scheduler, f"numgen inc mod {self.slots}")
         offset = f" offset {OUTSIDE_SLOTS}" if self.outside else ""
-        recall = [f"jump {self.place}recall"] if self.sticky else []
+        recall = [f"jump {self.recall.chain}"] if self.sticky else []
         return [*recall, f"meta priority set {draw}{offset} goto {self._translate}"]
 
     def rules(self) -> list[bytes]:
         """Encode the chain's rules."""
-        recall = [x.rule(x.verdict(x.jump(f"{self.place}recall")))] if self.sticky else []
+        recall = [x.rule(x.verdict(x.jump(self.recall.chain)))] if self.sticky else []
         return [*recall, x.rule(*self._draw(), x.set_priority(0), x.verdict(x.goto(self._translate)))]
+
+    @property
+    def recall(self) -> Recall:
+        """The chain that a sticky one jumps to first."""
+        return Recall(self.family, self.place, self.outside)
 
     @property
     def _translate(self) -> str:
@@ -144,22 +149,30 @@ def shared_pick(family: Family, place: Place, scheduler: str, slots: int, *, out
 
 
 class Recall(msgspec.Struct, frozen=True, gc=False):
-    """The chain that sends a client to the backend that it had; it comes back when there is none."""
+    """The chain that sends a client to the backend that it had; it comes back when its pool has none such.
+
+    The pools are kept apart: a client from outside may not go on to a backend that only inside clients may use.
+    """
 
     family: Family
     place: Place
+    outside: bool = False
 
     @property
     def chain(self) -> str:
         """Name of the chain."""
-        return f"{self.place}recall"
+        return f"{self.place}recall{'-outside' * self.outside}"
+
+    @property
+    def _endpoints(self) -> str:
+        return f"{self.place}sticky-endpoints{'-outside' * self.outside}"
 
     def text(self) -> list[str]:
         """Write the chain's rules in nft's language."""
         ip, key = ip_of(self.family), key_text(self.family, self.place)
         client = f"{' . '.join(_client_texts(ip))} . meta l4proto . th dport"
         return [
-            f"meta priority set {client} map @affinity dnat to {key} . meta priority map @{self.place}sticky-endpoints",
+            f"meta priority set {client} map @affinity dnat to {key} . meta priority map @{self._endpoints}",
             f"delete @affinity {{ {client} : meta priority }}",
         ]
 
@@ -171,7 +184,7 @@ class Recall(msgspec.Struct, frozen=True, gc=False):
         key += [x.l4proto(port), x.payload(port + 1, x.TRANSPORT, 2, 2), x.priority(port + 2)]
         client = _client(self.family)
         recalled = [x.lookup("affinity", 0, 0), x.set_priority(0)]
-        found = [x.lookup(f"{self.place}sticky-endpoints", 0, 0), x.dnat(_af(self.family), 0, words)]
+        found = [x.lookup(self._endpoints, 0, 0), x.dnat(_af(self.family), 0, words)]
         return [
             x.rule(*client, *recalled, *key, *found),
             # The client's backend is gone. What is remembered has to go before it gets another one: `update` would

@@ -13,17 +13,18 @@ import msgspec
 from pointsman.dataplane.netlink import Message, NftMonitor, NftSocket, attributes, string, u32
 from pointsman.dataplane.nftables import structure
 from pointsman.dataplane.nftables.classes import is_class_chain
-from pointsman.dataplane.nftables.layout import TABLE, frontend_of
+from pointsman.dataplane.nftables.layout import TABLE, frontend_of, layouts
 from pointsman.dataplane.nftables.readback import backends_held, is_sealed, read_held
 from pointsman.dataplane.nftables.skeleton import ip_of, replacement_text, table_text
 from pointsman.dataplane.nftables.table import Held, Table, empty_held
 from pointsman.dataplane.nftables.wire import (
+    DELSET,
     DELTABLE,
     GETGEN,
     NEWTABLE,
     WireDraft,
     af,
-    told,
+    first_told,
 )
 from pointsman.dataplane.protocol import DataplaneError, Support, Written
 from pointsman.model.plan import IPV4, IPV6, Delta
@@ -100,11 +101,21 @@ class NftablesDataplane:
         self._monitor.listen()
         self.disturbed()
         refused: dict[str, str] = {}
+        errors: list[str] = []
         added = removed = 0
         for family in _FAMILIES:
             answers = {frontend: answer for frontend, answer in plan.answers.items() if frontend.family == family}
-            written = self._adopt_family(family, answers, plan.settings, refused)
+            try:
+                written = self._adopt_family(family, answers, plan.settings, refused)
+            except DataplaneError as error:
+                if answers or family == IPV4:
+                    errors.append(str(error))
+                else:
+                    _LOG.warning("IPv%s is left alone, as nothing needs it and the kernel refuses: %s", family, error)
+                continue
             added, removed = added + written.added, removed + written.removed
+        if errors:
+            raise DataplaneError("; ".join(errors))
         return Written(added, removed, refused)
 
     def apply(self, delta: Delta) -> Written:
@@ -112,16 +123,18 @@ class NftablesDataplane:
         refused: dict[str, str] = {}
         added = removed = 0
         for family in _FAMILIES:
-            table = self._tables[family]
-            if table.settings is None:
-                raise DataplaneError("adopt a plan before a delta is applied")
-            if delta.settings is not None and delta.settings.drop_invalid != table.settings.drop_invalid:
-                self._replace_rules(family, drop_invalid=delta.settings.drop_invalid)
             part = Delta(
                 {frontend: answer for frontend, answer in delta.changed.items() if frontend.family == family},
                 frozenset(frontend for frontend in delta.removed if frontend.family == family),
                 delta.settings,
             )
+            table = self._tables[family]
+            if table.settings is None:
+                if part.changed or all(other.settings is None for other in self._tables.values()):
+                    raise DataplaneError(f"adopt a plan before a delta of IPv{family} is applied")
+                continue
+            if delta.settings is not None and delta.settings.drop_invalid != table.settings.drop_invalid:
+                self._replace_rules(family, drop_invalid=delta.settings.drop_invalid)
             # The second, empty change takes away the classes that the first one left without a user (see `Table`).
             for each in (part, Delta({})):
                 draft, change = self._apply_family(family, each)
@@ -176,6 +189,7 @@ class NftablesDataplane:
         settings: NodeSettings,
         refused: dict[str, str],
     ) -> Written:
+        anew = False
         for _ in range(_MOST_QUARANTINED):
             found = self._look(family, drop_invalid=settings.drop_invalid)
             table, draft = Table(family), WireDraft(family)
@@ -192,10 +206,15 @@ class NftablesDataplane:
                 refused |= {_name(frontend): text for frontend, text in change.refused.items()}
                 return Written(draft.added, draft.removed)
             frontend = frontend_of(family, failure.set_name, failure.key)
-            if frontend is None or frontend not in answers:
+            if frontend in answers and frontend is not None:
+                refused[_name(frontend)] = failure.text
+                self._set_aside(frontend, answers)
+            elif failure.foreign and not anew:
+                # What others put into the table is in the way, and we do not know what.
+                anew = True
+                self._make_anew(family, failure.text, drop_invalid=settings.drop_invalid)
+            else:
                 raise DataplaneError(f"nftables refused to {failure.text}")
-            refused[_name(frontend)] = failure.text
-            self._set_aside(frontend, answers)
         raise DataplaneError(f"nftables refused {len(refused)} frontends: {'; '.join(refused.values())}")
 
     def _set_aside(self, frontend: Frontend, answers: dict[Frontend, Answer]) -> None:
@@ -220,7 +239,7 @@ class NftablesDataplane:
             except OSError as error:
                 raise DataplaneError(f"the kernel did not take the transaction: {error}") from error
             if refusals:
-                return told(family, messages[refusals[0].index], refusals[0])
+                return first_told(family, messages, refusals)
         if table is not None:
             self._tables[family] = table
         self._tables[family].accept(change)
@@ -231,11 +250,12 @@ class NftablesDataplane:
     def _look(self, family: Family, *, drop_invalid: bool) -> Found:
         """Look at what the kernel holds, and bring the fixed part in order."""
         for _ in range(_READ_ATTEMPTS):
-            try:
-                return self._look_once(family, drop_invalid=drop_invalid)
-            except InterruptedError:
-                continue
-        raise DataplaneError("nftables is being changed by another program all the time; it can't be read")
+            self._wire.interrupted = False
+            found = self._look_once(family, drop_invalid=drop_invalid)
+            # A dump is also marked when others change their own tables; what was read of ours is then good.
+            if not self._wire.interrupted or not self._monitor.heard(TABLE):
+                return found
+        raise DataplaneError("another program changes our tables all the time; they can't be read")
 
     def _look_once(self, family: Family, *, drop_invalid: bool) -> Found:
         known = structure.read_structure(self._wire, family)
@@ -248,13 +268,17 @@ class NftablesDataplane:
             self._wake(family)
             if not trusted:
                 self._replace_rules(family, drop_invalid=drop_invalid)
+            self._remove_strangers(family)
             chains = frozenset(filter(is_class_chain, self._sums[family]))
             return Found(read_held(self._wire, family), chains, trusted)
         except (DataplaneError, FileNotFoundError) as error:
             # A set is missing, or is not what it was: the rules can't be mended without it.
-            _LOG.warning("table %s %s is beyond repair and made anew: %s", ip_of(family), TABLE, error)
-            self._load_table(family, drop_invalid=drop_invalid)
+            self._make_anew(family, str(error), drop_invalid=drop_invalid)
             return Found(empty_held(family))
+
+    def _make_anew(self, family: Family, why: str, *, drop_invalid: bool) -> None:
+        _LOG.warning("table %s %s is beyond repair and made anew: %s", ip_of(family), TABLE, why)
+        self._load_table(family, drop_invalid=drop_invalid)
 
     def _wake(self, family: Family) -> None:
         """Take the flag ``dormant`` from the table, with which none of its rules is in force."""
@@ -263,6 +287,20 @@ class NftablesDataplane:
                 refusals = self._wire.transact([Message(NEWTABLE, af(family), string(1, TABLE) + u32(2, 0))])
             if refusals:
                 raise DataplaneError(f"can't wake table {ip_of(family)} {TABLE}: {refusals[0]}")
+
+    def _remove_strangers(self, family: Family) -> None:
+        """Remove sets that others made in our table: they could hold on to chains of ours."""
+        strangers = structure.sets(self._wire, family) - layouts(family).keys()
+        messages = [
+            Message(DELSET, af(family), string(1, TABLE) + string(2, name))
+            for name in sorted(strangers)
+            if not name.startswith("__")  # of a rule, and gone with it
+        ]
+        if messages:
+            with self._unheard():
+                refusals = self._wire.transact(messages)
+            if refusals:
+                raise DataplaneError(f"sets of others are in the way ({', '.join(sorted(strangers))}): {refusals[0]}")
 
     def _load_table(self, family: Family, *, drop_invalid: bool) -> None:
         where = f"{ip_of(family)} {TABLE}"
@@ -304,8 +342,8 @@ class NftablesDataplane:
     @contextmanager
     def _unheard(self) -> Iterator[None]:
         """Keep the monitor from hearing our own change, without missing anybody else's."""
-        self._monitor.pause()
         before = self._generation()
+        self._monitor.pause()
         try:
             yield
         finally:

@@ -110,7 +110,9 @@ def elements(frontend: Frontend, entry: Entry, number_of: Callable[[Pick], int])
         yield place + _MASQUERADE[answer.masquerade], key, b""
     if answer.affinity is not None:
         yield f"{place}affinity-timeouts", key, goto(f"remember-{answer.affinity}")
-        yield from _sticky(frontend, answer, key)
+        yield from _sticky(frontend, answer.pool, key, f"{place}sticky-endpoints")
+        if answer.outside is not None:
+            yield from _sticky(frontend, answer.outside, key, f"{place}sticky-endpoints-outside")
     if answer.source_ranges:
         for first, last in address_ranges(frontend.family, answer.source_ranges):
             yield "source-ranges", key + first, key + last
@@ -126,17 +128,16 @@ def _stage(answer: Answer) -> int:
     return classes.GUARD if answer.outside is None else classes.GUARD_AND_SPLIT
 
 
-def _sticky(frontend: Frontend, answer: Answer, key: bytes) -> Iterator[Element]:
-    """Return the endpoints by the number under which clients remember them."""
-    outside = answer.outside.backends if answer.outside else ()
+def _sticky(frontend: Frontend, pool: Pool, key: bytes, name: str) -> Iterator[Element]:
+    """Return a pool's endpoints by the number under which clients remember them."""
     found: dict[bytes, bytes] = {}
-    for backend in (*answer.pool.backends, *outside):
+    for backend in pool.backends:
         if backend.weight:
             value = endpoint_value(frontend.family, backend)
             # Two endpoints with one hash are one in 2^32: the first in order is remembered for both.
             found.setdefault(key + number(jhash.scaled(value)), value)
     for sticky_key, value in found.items():
-        yield f"{place_of(frontend)}sticky-endpoints", sticky_key, value
+        yield name, sticky_key, value
 
 
 def address_ranges(family: Family, cidrs: tuple[str, ...]) -> list[tuple[bytes, bytes]]:

@@ -207,7 +207,7 @@ def _frontend_layouts(place: Place, address: FieldType) -> Iterator[Layout]:
         yield Layout(f"{place}{name}", f"type {frontend} : classid{counter}", key, ("classid",))
     for name in ("classes", "inner-classes"):
         yield Layout(f"{place}{name}", "type classid : verdict", ("classid",), None)
-    for name in ("endpoints", "sticky-endpoints"):
+    for name in ("endpoints", "sticky-endpoints", "sticky-endpoints-outside"):
         declaration = f"type {frontend} . classid : {address} . inet_service; counter"
         yield Layout(f"{place}{name}", declaration, (*key, "classid"), (address, "inet_service"))
     yield Layout(f"{place}affinity-timeouts", f"type {frontend} : verdict", key, None)

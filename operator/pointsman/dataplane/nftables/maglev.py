@@ -1,7 +1,7 @@
 """Maglev hashing: a table of a prime size that changes little when a backend comes or goes.
 
 Source: Eisenbud et al., "Maglev: A Fast and Reliable Software Network Load Balancer", NSDI 2016, section 3.4.
-Weights as in the kernel's ip_vs_mh.c: in each round a backend takes as many slots as its weight.
+Weights make backends take their turns more or less often, so that a small change of one is a small change of the table.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 SIZES: Final = (1021, 4093, 16381, 65521)
 """Table sizes, all prime."""
-SLOTS_PER_SHARE: Final = 20
-"""At least so many slots for each unit of weight, so that the spread stays within a few percent."""
+SLOTS_PER_BACKEND: Final = 20
+"""At least so many slots for each backend, so that the spread stays within a few percent."""
 
 
-def size_for(shares: int) -> int:
-    """Choose the table's size for a sum of weights."""
-    return next((size for size in SIZES if size >= shares * SLOTS_PER_SHARE), SIZES[-1])
+def size_for(backends: int) -> int:
+    """Choose the table's size. Weights have no say in it: a change of one would move nearly every client."""
+    return next((size for size in SIZES if size >= backends * SLOTS_PER_BACKEND), SIZES[-1])
 
 
 def table(names: Sequence[bytes], weights: Sequence[int]) -> list[int]:
@@ -28,29 +28,33 @@ def table(names: Sequence[bytes], weights: Sequence[int]) -> list[int]:
 
     Args:
         names: what identifies each backend on every node (its address and port), each once.
-        weights: 1 or more for each; reduced by their greatest common divisor.
+        weights: 1 or more for each.
 
     Returns:
         For each slot the index of its backend. It depends on names and weights alone, not on their order or history.
     """
-    size = size_for(sum(weights))
+    size = size_for(len(names))
     order = sorted(range(len(names)), key=lambda index: names[index])
     starts, steps = _permutations([names[index] for index in order], size)
+    ordered = [weights[index] for index in order]
+    heaviest, due = max(ordered), [0] * len(order)
     slots = [-1] * size
-    free = size
-    while free:
-        for place, index in enumerate(order):
-            step = steps[place]
-            for _ in range(weights[index]):
-                at = starts[place]
-                while slots[at] >= 0:
-                    at = (at + step) % size
-                slots[at] = index
-                starts[place] = (at + step) % size
-                free -= 1
-                if not free:
-                    return slots
-    return slots
+    free, rounds = size, 0
+    while True:
+        rounds += 1
+        for place, weight in enumerate(ordered):
+            # The heaviest take a slot in each round, half their weight in every other one, and so on.
+            if rounds * weight < due[place]:
+                continue
+            due[place] += heaviest
+            at, step = starts[place], steps[place]
+            while slots[at] >= 0:
+                at = (at + step) % size
+            slots[at] = order[place]
+            starts[place] = (at + step) % size
+            free -= 1
+            if not free:
+                return slots
 
 
 def _permutations(names: Sequence[bytes], size: int) -> tuple[list[int], list[int]]:

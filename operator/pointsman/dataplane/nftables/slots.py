@@ -19,18 +19,32 @@ if TYPE_CHECKING:
 
 MOST_SLOTS: Final = 4096
 """Weights are scaled down so that a pool has no more slots (or one for each backend, if those are more)."""
-LARGEST_POOL: Final = 65_535
-"""A class names the number of slots in 16 bits."""
+LARGEST_POOL: Final = 65_521
+"""A class names the number of slots in 16 bits; this is the largest Maglev table in them."""
+_SMOOTH: Final = 1 << 20
+"""Slots times backends up to which a round is ordered in the smoothest way, which takes that many steps."""
 
 
 def shares(weights: Sequence[int]) -> list[int]:
-    """Reduce positive weights to slots: divided by their greatest common divisor, and scaled when they are too many."""
+    """Reduce positive weights to slots: divided by their greatest common divisor, and scaled when they are too many.
+
+    Returns:
+        One slot or more for each weight, `LARGEST_POOL` in all at the most.
+    """
     divisor = math.gcd(*weights)
     reduced = [weight // divisor for weight in weights]
     most, total = max(MOST_SLOTS, len(weights)), sum(reduced)
     if total <= most:
         return reduced
-    return [max(1, share * most // total) for share in reduced]
+    scaled = [max(1, share * most // total) for share in reduced]
+    surplus = sum(scaled) - LARGEST_POOL
+    for index in sorted(range(len(scaled)), key=scaled.__getitem__, reverse=True):
+        if surplus <= 0:
+            break
+        cut = min(surplus, scaled[index] - 1)
+        scaled[index] -= cut
+        surplus -= cut
+    return scaled
 
 
 def dense(old: bytes, wanted: Mapping[bytes, int], width: int) -> bytes:
@@ -72,11 +86,14 @@ def interleaved(values: Sequence[bytes], weights: Sequence[int]) -> bytes:
     """Order slots so that a round robin over them is smooth: no backend gets its turns in one run.
 
     The method is nginx's smooth weighted round robin: each step everyone earns its weight, the richest is chosen and
-    pays the sum.
+    pays the sum. A very large round is ordered by the time of each turn instead, as if all earned at once.
     """
     if len(set(weights)) == 1:
         return b"".join(values)
     total = sum(weights)
+    if total * len(weights) > _SMOOTH:
+        turns = [((turn + 0.5) / weight, index) for index, weight in enumerate(weights) for turn in range(weight)]
+        return b"".join([values[index] for _, index in sorted(turns)])
     credit = [0] * len(weights)
     chosen = []
     for _ in range(total):
@@ -108,8 +125,7 @@ def assign(scheduler: str, old: bytes, values: Sequence[bytes], weights: Sequenc
     if len(values) > LARGEST_POOL:
         raise ValueError(f"{len(values)} endpoints in one pool; at most {LARGEST_POOL} are possible")
     if scheduler == "mh":
-        taken = shares(weights)
-        return b"".join([values[index] for index in maglev.table(values, taken)])
+        return b"".join([values[index] for index in maglev.table(values, weights)])
     equal = weights.count(weights[0]) == len(weights)
     if equal:
         plain = b"".join(values)

@@ -16,7 +16,7 @@ import nftables
 from pointsman.dataplane.netlink import attributes, string
 from pointsman.dataplane.nftables import skeleton
 from pointsman.dataplane.nftables.layout import TABLE, number
-from pointsman.dataplane.nftables.wire import GETCHAIN, GETRULE, GETTABLE, af, read_elements
+from pointsman.dataplane.nftables.wire import GETCHAIN, GETRULE, GETSET, GETTABLE, af, read_elements
 from pointsman.dataplane.protocol import DataplaneError
 
 if TYPE_CHECKING:
@@ -113,6 +113,13 @@ def chain_checksums(wire: NftSocket, family: Family) -> dict[str, int]:
         if _text(fields_by[_RULE_TABLE]) == TABLE and name in sums:
             sums[name] = zlib.crc32(fields_by.get(_RULE_EXPRESSIONS, b""), sums[name])
     return sums
+
+
+def sets(wire: NftSocket, family: Family) -> set[str]:
+    """Read the names of the table's sets and maps."""
+    answers = wire.dump(GETSET, af(family), string(1, TABLE))
+    fields = [dict(attributes(payload)) for payload in answers]
+    return {_text(found[2]) for found in fields if _text(found[1]) == TABLE}
 
 
 def class_chain_checksum(wire: NftSocket, family: Family, chain: str) -> int:

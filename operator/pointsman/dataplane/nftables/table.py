@@ -53,6 +53,7 @@ class Numbers:
 
     def __init__(self) -> None:
         self._own: dict[str, int] = {}
+        self._used: set[int] = set()
         self._next = classes.FIRST_OWN
 
     def __call__(self, pick: Pick) -> int:
@@ -61,19 +62,21 @@ class Numbers:
             return pick.number
         known = self._own.get(pick.chain)
         if known is None:
-            known = self._own[pick.chain] = self._next
-            self._next += 1
+            while self._next in self._used:
+                self._next += 1
+            known = self._next
+            self.adopt(pick.chain, known)
         return known
 
     def adopt(self, chain: str, value: int) -> None:
         """Learn a number that is in use in the kernel."""
-        if value >= classes.FIRST_OWN:
+        if value >= classes.FIRST_OWN and classes.is_class_chain(chain):
             self._own[chain] = value
-            self._next = max(self._next, value + 1)
+            self._used.add(value)
 
     def forget(self, chain: str) -> None:
         """Forget a chain that is gone."""
-        self._own.pop(chain, None)
+        self._used.discard(self._own.pop(chain, 0))
 
 
 class Change:
@@ -283,7 +286,7 @@ class Table:
                 uses[where, number(self.numbers(pick))] += by
                 self._use_chain(change, pick, by)
                 if pick.sticky:
-                    self._use_chain(change, Recall(self.family, place), by)
+                    self._use_chain(change, pick.recall, by)
         if entry.answer.affinity is not None:
             self._use_chain(change, Remember(self.family, entry.answer.affinity), by)
 

@@ -44,6 +44,8 @@ DELCHAIN: Final = 5
 NEWRULE: Final = 6
 GETRULE: Final = 7
 DELRULE: Final = 8
+GETSET: Final = 10
+DELSET: Final = 11
 NEWSETELEM: Final = 12
 GETSETELEM: Final = 13
 DELSETELEM: Final = 14
@@ -164,21 +166,16 @@ class WireDraft:
             found += [self._message(DELSETELEM, name, part) for part in _parts(elements)]
         for name, elements in self._add.items():
             found += [self._message(NEWSETELEM, name, part, NLM_F_CREATE) for part in _parts(elements)]
-        # Chains that others jump to go last.
-        for chain in sorted(self._gone, key=is_recall):
-            found.append(Message(DELCHAIN, af(self.family), string(1, TABLE) + string(3, chain)))
-        return found
+        # Emptied first, as they may lead to each other.
+        table = string(1, TABLE)
+        found += [Message(DELRULE, af(self.family), table + string(2, chain)) for chain in self._gone]
+        return found + [Message(DELCHAIN, af(self.family), table + string(3, chain)) for chain in self._gone]
 
     def _message(self, command: int, name: str, elements: bytes, flags: int = 0) -> Message:
         payload = string(_LIST_TABLE, TABLE) + string(_LIST_SET, name)
         if elements:
             payload += attribute(_LIST_ELEMENTS | NLA_F_NESTED, elements)
         return Message(command, af(self.family), payload, flags)
-
-
-def is_recall(chain: str) -> bool:
-    """Tell the chains that other chains than fixed ones jump to."""
-    return chain.endswith("recall")
 
 
 def _coders(family: Family) -> tuple[Mapping[str, Coder], Mapping[str, Coder]]:
@@ -217,30 +214,47 @@ class Refused(msgspec.Struct, frozen=True):
         set_name: the set or map, or "" for a chain or rule.
         key: the element's key, or b"" when it could not be told.
         text: what was refused and why, for people.
-        missing: something was expected in the kernel and is not there: others have changed the table.
+        foreign: others have changed the table: something is there, or missing, or in use, that should not be.
     """
 
     set_name: str
     key: bytes
     text: str
-    missing: bool
+    foreign: bool
+
+
+_VERBS: Final = {
+    NEWCHAIN: "add chain",
+    DELCHAIN: "remove chain",
+    NEWRULE: "add a rule to chain",
+    DELRULE: "empty chain",
+}
+
+
+def first_told(family: Family, messages: Sequence[Message], refusals: Sequence[Refusal]) -> Refused:
+    """Find out what the kernel means with the first refusal that names a message."""
+    for refusal in refusals:
+        if 0 <= refusal.index < len(messages):
+            return told(family, messages[refusal.index], refusal)
+    # The kernel took every message, and failed to commit them.
+    return Refused("", b"", f"commit the transaction: {refusals[0]}", foreign=False)
 
 
 def told(family: Family, message: Message, refusal: Refusal) -> Refused:
     """Find out which element of a refused message the kernel means."""
-    missing = refusal.error in {errno.ENOENT, errno.EEXIST, errno.EBUSY}
+    foreign = refusal.error in {errno.ENOENT, errno.EEXIST, errno.EBUSY}
     fields = dict(attributes(message.payload))
     if message.command not in {NEWSETELEM, DELSETELEM}:
         name = next((v for k, v in fields.items() if k in {2, 3}), b"?").rstrip(b"\0").decode()
-        return Refused("", b"", f"chain {name}: {refusal}", missing)
+        return Refused("", b"", f"{_VERBS[message.command]} {name}: {refusal}", foreign)
     name = fields[_LIST_SET].rstrip(b"\0").decode()
     layout = layouts(family)[name]
     verb = "add" if message.command == NEWSETELEM else "remove"
     key = _key_at(message.payload, layout, refusal.offset)
     if not key:
-        return Refused(name, b"", f"{verb} elements of {name}: {refusal}", missing)
+        return Refused(name, b"", f"{verb} elements of {name}: {refusal}", foreign)
     element = layout.text(key, key if layout.ranges else b"\0" * layout.data_size).partition(" : ")[0]
-    return Refused(name, key, f"{verb} element {{ {element} }} of {name}: {refusal}", missing)
+    return Refused(name, key, f"{verb} element {{ {element} }} of {name}: {refusal}", foreign)
 
 
 def _key_at(payload: bytes, layout: Layout, offset: int | None) -> bytes:
