@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from pointsman.api.names import Mode
     from pointsman.api.proxyconfig import ProxyConfigSpec
     from pointsman.dataplane.protocol import Dataplane, Written
     from pointsman.model.plan import Answer, Family, Frontend
@@ -29,6 +30,7 @@ class Kernel:
 
     Attributes:
         dataplane: opens the dataplane.
+        mode: which one that is.
         conntrack: opens connection tracking; called after the first sync, as nothing waits for it.
         sysctls: sets and checks kernel parameters, given the configuration and the IP versions in use; called when
             these changed, and at each full sync.
@@ -37,6 +39,7 @@ class Kernel:
     dataplane: Callable[[], Dataplane]
     conntrack: Callable[[], Cleaner]
     sysctls: Callable[[ProxyConfigSpec, frozenset[Family]], tuple[Problem, ...]]
+    mode: Mode = "nftables"
 
 
 @dataclass(frozen=True, slots=True)

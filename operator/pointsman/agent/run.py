@@ -96,7 +96,7 @@ class Agent:
         self._healthz = _address(options.healthz_address, "--healthz-address")
         self._metrics_at = _address(options.metrics_address, "--metrics-address")
         self._source: Source = ManifestSource(options.manifests)
-        self._planner = Planner(options.node_name, config=spec, addresses=node_addresses())
+        self._planner = Planner(options.node_name, config=spec, addresses=node_addresses(), mode=kernel.mode)
         self._clock = SystemClock()
         self._problems = ProblemLog()
         self._metrics = Metrics()
@@ -206,4 +206,5 @@ def real_kernel() -> Kernel:
         dataplane=NftablesDataplane,
         conntrack=Conntrack,
         sysctls=lambda config, families: (*apply_conntrack(config.conntrack), *check_forwarding(families)),
+        mode="nftables",
     )

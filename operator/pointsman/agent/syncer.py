@@ -146,13 +146,11 @@ class Syncer:
 
     def _facts(self) -> Facts:
         planner = self._planner
-        mode = self._dataplane.mode if self._dataplane is not None else planner.config.mode
-        other_mode = () if mode == planner.config.mode else (_other_mode(mode, planner.config.mode),)
         return Facts(
-            mode=mode,
+            mode=planner.mode,
             counts=planner.counts,
             health_checks=dict(planner.health_checks),
-            problems=(*planner.problems, *other_mode, *self._sysctl_problems, *self._conntrack_problems),
+            problems=(*planner.problems, *self._sysctl_problems, *self._conntrack_problems),
             node_leaving=planner.node is not None and planner.node.leaving,
             min_sync_period=planner.config.min_sync_period,
             sync_period=planner.config.sync_period,
@@ -177,15 +175,4 @@ def _untracked(error: Exception) -> Problem:
         message=f"stale UDP entries cannot be deleted ({error})",
         remedy="the agent needs CAP_NET_ADMIN and the kernel module nf_conntrack_netlink",
         dropped="the clean-up",
-    )
-
-
-def _other_mode(mode: str, wanted: str) -> Problem:
-    return Problem(
-        source="",
-        object="ProxyConfig",
-        field="spec.mode",
-        message=f"{wanted} is not there yet; {mode} is in force",
-        remedy=f"write {mode}, or leave the field out",
-        dropped="the mode",
     )

@@ -13,7 +13,7 @@ from pydantic_core import to_json
 from pointsman.api.labels import LabelSelector
 from pointsman.api.names import MODES, Mode
 from pointsman.api.resource import Part
-from pointsman.api.schedulers import DEFAULT_SCHEDULER, SCHEDULERS
+from pointsman.api.schedulers import SCHEDULERS
 from pointsman.api.values import (
     Cidr,
     Duration,
@@ -171,15 +171,9 @@ class ProxyConfigSpec(Part):
     rollout: Rollout = Rollout()
     """How a changed configuration reaches the nodes."""
 
-    @property
-    def effective_scheduler(self) -> str:
-        """`scheduler`, or the mode's default."""
-        return self.scheduler or DEFAULT_SCHEDULER[self.mode]
-
-    @property
-    def effective_node_port_addresses(self) -> tuple[str, ...]:
-        """`node_port_addresses`, or the mode's default."""
-        return self.node_port_addresses or (("primary",) if self.mode == "nftables" else ("all",))
+    def node_port_addresses_in(self, mode: Mode) -> tuple[str, ...]:
+        """Return `node_port_addresses`, or the default of the mode that is in force."""
+        return self.node_port_addresses or (("primary",) if mode == "nftables" else ("all",))
 
     @field_validator("fallback_modes")
     @classmethod

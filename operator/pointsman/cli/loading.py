@@ -11,6 +11,7 @@ import typer
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from pointsman.api.names import Mode
     from pointsman.api.proxyconfig import ProxyConfigSpec
     from pointsman.model.parse import Object
     from pointsman.model.problems import Problem
@@ -37,13 +38,16 @@ class LoadError(Exception):
     """A file cannot be used at all; the message says which, why, and what to do."""
 
 
-def load(files: Iterable[Path], node_name: str, config: Path | None) -> tuple[Planner, tuple[Problem, ...]]:
+def load(
+    files: Iterable[Path], node_name: str, config: Path | None, *, mode: Mode = "nftables"
+) -> tuple[Planner, tuple[Problem, ...]]:
     """Read manifests and plan what they say for one node.
 
     Args:
         files: files, directories (with those below them), or ``-`` for standard input.
         node_name: the node.
         config: file with the ProxyConfig to use, or None for those among the manifests.
+        mode: the dataplane to plan for, whatever the configuration asks for.
 
     Returns:
         The planner, and everything that is wrong with the objects.
@@ -53,7 +57,7 @@ def load(files: Iterable[Path], node_name: str, config: Path | None) -> tuple[Pl
     """
     from pointsman.policy.planner import Planner  # noqa: PLC0415 (`pointsman --help` needs none of it)
 
-    planner = Planner(node_name, config=_config(config) if config is not None else None)
+    planner = Planner(node_name, config=_config(config) if config is not None else None, mode=mode)
     problems: list[Problem] = []
     for obj, found in _objects(files):
         problems += found
@@ -80,9 +84,10 @@ def report(problems: Iterable[Problem]) -> None:
 
 def _objects(files: Iterable[Path]) -> Iterator[tuple[Object | None, tuple[Problem, ...]]]:
     from pointsman.model.parse import parse  # noqa: PLC0415 (as above)
+    from pointsman.sources.file_names import shown  # noqa: PLC0415 (as above)
 
     for path in _expand(files):
-        parsed = parse(_bytes(path), str(path))
+        parsed = parse(_bytes(path), shown(path))
         yield None, parsed.problems
         for obj in parsed.objects:
             yield obj, ()

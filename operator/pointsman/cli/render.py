@@ -26,7 +26,7 @@ def command(
 
     writers = {"nftables": nftables.render}
     try:
-        planner, problems = load([*filename, *(more or ())], node_name, config)
+        planner, problems = load([*filename, *(more or ())], node_name, config, mode=mode)
     except LoadError as error:
         typer.echo(f"pointsman render: {error}", err=True)
         raise typer.Exit(1) from error

@@ -10,6 +10,7 @@ from pointsman.policy.context import Context, build_context
 from pointsman.policy.settings import node_settings, settings_problems
 
 if TYPE_CHECKING:
+    from pointsman.api.names import Mode
     from pointsman.api.values import PortRange
     from pointsman.model.objects import Namespace, Node, ServiceCIDR
     from pointsman.model.plan import NodeSettings
@@ -24,6 +25,7 @@ class Cluster:
     Change the attributes and call `resolve`; what follows is in `config`, `settings` and `context`.
 
     Attributes:
+        mode: the dataplane in force.
         configs, service_cidrs: objects by name.
         namespaces: labels by name.
         node: this node's own object, or None.
@@ -32,8 +34,11 @@ class Cluster:
         context: what every Service's plan depends on.
     """
 
-    def __init__(self, node_name: str, override: ProxyConfigSpec | None, found_addresses: tuple[str, ...]) -> None:
+    def __init__(
+        self, node_name: str, override: ProxyConfigSpec | None, found_addresses: tuple[str, ...], mode: Mode
+    ) -> None:  # fmt: skip
         self.node_name = node_name
+        self.mode = mode
         self.configs: dict[str, ProxyConfig] = {}
         self.service_cidrs: dict[str, ServiceCIDR] = {}
         self.namespaces: dict[str, Namespace] = {}
@@ -49,8 +54,9 @@ class Cluster:
     def resolve(self) -> None:
         """Work out what follows from the objects."""
         self.config = self._choose_config()
-        self.settings = node_settings(self.config, self.node, self.addresses, self.service_cidrs.values())
-        self.context = build_context(self.node_name, self.config, self.settings, self.node, self.addresses)
+        addresses, mode = self.addresses, self.mode
+        self.settings = node_settings(self.config, self.node, addresses, self.service_cidrs.values(), mode=mode)
+        self.context = build_context(self.node_name, self.config, self.settings, self.node, addresses, mode=mode)
 
     @property
     def addresses(self) -> tuple[str, ...]:
@@ -76,6 +82,7 @@ class Cluster:
             configured_by=self._configured_by,
             node_name=self.node_name,
             node_ports=node_ports,
+            mode=self.mode,
         )
 
     def _choose_config(self) -> ProxyConfigSpec:

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from pointsman.api.names import Mode
-from pointsman.api.schedulers import DEFAULT_SCHEDULER, SCHEDULERS
 from pointsman.model.address import family_of
 from pointsman.model.plan import Family
 from pointsman.policy.endpoints import Place
+from pointsman.policy.settings import scheduler_in
 
 if TYPE_CHECKING:
     from pointsman.api.proxyconfig import ProxyConfigSpec
@@ -25,7 +25,7 @@ class Context(msgspec.Struct, frozen=True, gc=False):
 
     Attributes:
         place: this node's name and zone.
-        mode: the configured dataplane, which decides what schedulers there are.
+        mode: the dataplane in force, which decides what schedulers there are.
         scheduler: for Services that ask for none.
         masquerade_all: every connection to a cluster IP is masqueraded.
         pod_families: the IP families of which pod networks are known.
@@ -41,7 +41,13 @@ class Context(msgspec.Struct, frozen=True, gc=False):
 
 
 def build_context(
-    node_name: str, config: ProxyConfigSpec, settings: NodeSettings, node: Node | None, addresses: tuple[str, ...]
+    node_name: str,
+    config: ProxyConfigSpec,
+    settings: NodeSettings,
+    node: Node | None,
+    addresses: tuple[str, ...],
+    *,
+    mode: Mode,
 ) -> Context:
     """Gather the context.
 
@@ -51,14 +57,13 @@ def build_context(
         settings: as `pointsman.policy.settings.node_settings` made them.
         node: its Node object, if there is one.
         addresses: its own addresses.
+        mode: the dataplane in force, whatever the configuration asks for.
     """
     labels = dict(node.labels) if node is not None else {}
-    scheduler = config.effective_scheduler
     return Context(
         place=Place(node_name, labels.get(ZONE_LABEL, "")),
-        mode=config.mode,
-        # A configuration that was made for another mode (a fallback) may name what this one has not.
-        scheduler=scheduler if scheduler in SCHEDULERS[config.mode] else DEFAULT_SCHEDULER[config.mode],
+        mode=mode,
+        scheduler=scheduler_in(config, mode),
         masquerade_all=config.masquerade_all,
         pod_families=frozenset(family_of(cidr) for cidr in settings.pod_cidrs),
         addresses=addresses,

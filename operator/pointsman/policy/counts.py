@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from pointsman.policy.endpoints import DEFAULT_WEIGHT
 from pointsman.policy.frontends import Tally
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
-    from pointsman.model.objects import EndpointSlice
+    from pointsman.model.objects import EndpointPort, EndpointSlice
 
 _NONE: Final = Tally()
 
@@ -22,7 +23,7 @@ class HealthCheck(msgspec.Struct, frozen=True, gc=False):
     Attributes:
         namespace, name: of the Service.
         port: where to answer.
-        local_endpoints: distinct addresses of ready endpoints on this node.
+        local_endpoints: distinct addresses of ready endpoints on this node that get new connections.
     """
 
     namespace: str
@@ -80,14 +81,27 @@ class Totals:
         return Counts(self._services, self._ports, self._endpoints, self._no_local_internal, self._no_local_external)
 
 
-def ready_here(slices: Iterable[EndpointSlice], node: str) -> int:
-    """Count the distinct addresses of ready endpoints on a node."""
-    return len(
-        {
-            endpoint.address
-            for part in slices
-            if part.ports
-            for endpoint in part.endpoints
-            if endpoint.ready and endpoint.node == node
-        }
-    )
+def ready_here(slices: Iterable[EndpointSlice], node: str, pod_weights: Mapping[str, int]) -> int:
+    """Count the distinct addresses of ready endpoints on a node.
+
+    A drained endpoint (weight 0) does not count: with none but drained ones the node drops new connections, and a
+    load balancer has to send them elsewhere.
+
+    Args:
+        slices: of one Service.
+        node: name of the node.
+        pod_weights: weights by ``namespace/pod name``; they win over the slice's.
+    """
+    weights: dict[tuple[str, tuple[EndpointPort, ...]], int] = {}
+    for part in slices:
+        if not part.ports:
+            continue
+        weight = DEFAULT_WEIGHT if part.weight is None else part.weight
+        for endpoint in part.endpoints:
+            if not endpoint.ready or endpoint.node != node:
+                continue
+            own = pod_weights.get(f"{part.namespace}/{endpoint.pod}", weight) if endpoint.pod else weight
+            key = (endpoint.address, part.ports)
+            # Of an endpoint that comes twice, the lower weight holds, as in the plan (see `find_targets`).
+            weights[key] = min(own, weights.get(key, own))
+    return len({address for (address, _), weight in weights.items() if weight})

@@ -31,6 +31,7 @@ from pointsman.policy.store import Entry, Store
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from pointsman.api.names import Mode
     from pointsman.api.proxyconfig import ProxyConfigSpec
     from pointsman.model.parse import Object
     from pointsman.model.problems import Problem
@@ -47,12 +48,18 @@ class Planner:
         config: the configuration to use, whatever ProxyConfig objects there are.
         addresses: the node's own addresses (the most important of each family first), used while there is no Node
             object that has any.
+        mode: the dataplane in force, whatever the configuration asks for; it decides what schedulers there are.
     """
 
     def __init__(
-        self, node_name: str, *, config: ProxyConfigSpec | None = None, addresses: tuple[str, ...] = ()
-    ) -> None:  # fmt: skip
-        self._cluster = Cluster(node_name, config, addresses)
+        self,
+        node_name: str,
+        *,
+        config: ProxyConfigSpec | None = None,
+        addresses: tuple[str, ...] = (),
+        mode: Mode = "nftables",
+    ) -> None:
+        self._cluster = Cluster(node_name, config, addresses, mode)
         self._planned_for = _dependencies(self._cluster)
         self._store = Store()
         self._claims = Claims()
@@ -141,6 +148,11 @@ class Planner:
     def cluster(self) -> Cluster:
         """Configuration, Node and networks, to look at."""
         return self._cluster
+
+    @property
+    def mode(self) -> Mode:
+        """The dataplane in force."""
+        return self._cluster.mode
 
     @property
     def config(self) -> ProxyConfigSpec:
@@ -309,7 +321,7 @@ class Planner:
     def _update_health_check(self, key: str, entry: Entry) -> None:
         service = entry.service
         if service is not None and service.health_check_node_port and not service.ignored:
-            local = ready_here(entry.effective_slices(), self._cluster.node_name)
+            local = ready_here(entry.effective_slices(), self._cluster.node_name, self._pod_weights)
             self._health_checks[key] = HealthCheck(
                 service.namespace, service.name, service.health_check_node_port, local
             )

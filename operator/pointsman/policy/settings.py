@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 from typing import TYPE_CHECKING, Final
 
+from pointsman.api.schedulers import DEFAULT_SCHEDULER, SCHEDULERS
 from pointsman.model.address import family_of
 from pointsman.model.plan import IPV4, IPV6, NodeSettings
 from pointsman.model.problems import Problem
@@ -12,6 +13,7 @@ from pointsman.model.problems import Problem
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from pointsman.api.names import Mode
     from pointsman.api.proxyconfig import ProxyConfigSpec
     from pointsman.model.objects import Node, ServiceCIDR
 
@@ -21,7 +23,12 @@ _FIELD: Final = "spec.nodePortAddresses"
 
 
 def node_settings(
-    config: ProxyConfigSpec, node: Node | None, addresses: tuple[str, ...], service_cidrs: Iterable[ServiceCIDR]
+    config: ProxyConfigSpec,
+    node: Node | None,
+    addresses: tuple[str, ...],
+    service_cidrs: Iterable[ServiceCIDR],
+    *,
+    mode: Mode = "nftables",
 ) -> NodeSettings:
     """Work out the settings of a node.
 
@@ -30,6 +37,7 @@ def node_settings(
         node: its Node object, if there is one.
         addresses: its own addresses, the most important of each family first.
         service_cidrs: all ServiceCIDR objects; when there is one, the configuration's networks don't count.
+        mode: the dataplane in force, whatever the configuration asks for.
     """
     pod_cidrs = config.pod_cidrs
     if config.local_detection == "NodeCIDR":
@@ -39,13 +47,19 @@ def node_settings(
     return NodeSettings(
         pod_cidrs=_distinct(pod_cidrs),
         service_cidrs=_distinct(networks),
-        node_port_cidrs=_distinct(_node_port_cidrs(config, addresses)),
+        node_port_cidrs=_distinct(_node_port_cidrs(config, addresses, mode)),
         drop_invalid=not config.conntrack.tcp_be_liberal,
     )
 
 
 def settings_problems(
-    config: ProxyConfigSpec, addresses: tuple[str, ...], *, configured_by: str, node_name: str, node_ports: bool
+    config: ProxyConfigSpec,
+    addresses: tuple[str, ...],
+    *,
+    configured_by: str,
+    node_name: str,
+    node_ports: bool,
+    mode: Mode = "nftables",
 ) -> list[Problem]:
     """Say what is wrong with the configuration on this node.
 
@@ -55,17 +69,18 @@ def settings_problems(
         configured_by: the object that it comes from, for people.
         node_name: this node's name.
         node_ports: some Service has a node port.
+        mode: the dataplane in force.
     """
-    wanted = config.effective_node_port_addresses
-    problems = []
-    if "localhost" in wanted and config.mode == "nftables":
+    wanted = config.node_port_addresses_in(mode)
+    problems = _mode_problems(config, configured_by, mode)
+    if "localhost" in wanted and mode == "nftables":
         problems.append(
             Problem(
                 source="",
                 object=configured_by,
                 field=_FIELD,
                 message='"localhost": node ports on loopback are not served in mode nftables',
-                remedy="connect to an address of the node, or use mode iptables",
+                remedy="connect to an address of the node",
                 dropped="this entry",
             )
         )
@@ -83,6 +98,11 @@ def settings_problems(
     return problems
 
 
+def scheduler_in(config: ProxyConfigSpec, mode: Mode) -> str:
+    """Return the scheduler for Services that ask for none: the configured one if `mode` has it, or its default."""
+    return config.scheduler if config.scheduler in SCHEDULERS[mode] else DEFAULT_SCHEDULER[mode]
+
+
 def primary_addresses(addresses: Iterable[str]) -> tuple[str, ...]:
     """Return the first address of each family, as kube-proxy understands ``primary`` (KEP-3866)."""
     first: dict[int, str] = {}
@@ -91,16 +111,45 @@ def primary_addresses(addresses: Iterable[str]) -> tuple[str, ...]:
     return tuple(first.values())
 
 
-def _node_port_cidrs(config: ProxyConfigSpec, addresses: tuple[str, ...]) -> list[str]:
+def _mode_problems(config: ProxyConfigSpec, configured_by: str, mode: Mode) -> list[Problem]:
+    """Say what a configuration for one mode means while another one is in force."""
+    problems = []
+    if config.mode != mode:
+        problems.append(
+            Problem(
+                source="",
+                object=configured_by,
+                field="spec.mode",
+                message=f"{config.mode} is not there yet; {mode} is in force",
+                remedy=f"write {mode}, or leave the field out",
+                dropped="the mode",
+            )
+        )
+    if config.scheduler and config.scheduler not in SCHEDULERS[mode]:
+        problems.append(
+            Problem(
+                source="",
+                object=configured_by,
+                field="spec.scheduler",
+                message=f'"{config.scheduler}" is no scheduler of mode {mode}, which is in force; '
+                f'"{scheduler_in(config, mode)}" is used',
+                remedy=f"write one of {', '.join(SCHEDULERS[mode])}, or leave the field out",
+                dropped="the scheduler",
+            )
+        )
+    return problems
+
+
+def _node_port_cidrs(config: ProxyConfigSpec, addresses: tuple[str, ...], mode: Mode) -> list[str]:
     cidrs: list[str] = []
-    for entry in config.effective_node_port_addresses:
+    for entry in config.node_port_addresses_in(mode):
         match entry:
             case "primary":
                 cidrs += [f"{a}/{32 if family_of(a) == IPV4 else 128}" for a in primary_addresses(addresses)]
             case "all":
                 cidrs += _EVERYWHERE
             case "localhost":
-                cidrs += _LOOPBACK if config.mode != "nftables" else ()
+                cidrs += _LOOPBACK if mode != "nftables" else ()
             case network:
                 cidrs.append(network)
     return cidrs
