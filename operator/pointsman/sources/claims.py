@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pointsman.model.problems import Problem
+from pointsman.sources.file_names import shown
 from pointsman.sources.protocol import Change
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ class Claims:
 
 
 def _conflict(key: ObjectKey, files: tuple[str, ...]) -> Problem:
-    winner, *others = files
+    winner, *others = map(shown, files)
     return Problem(
         source=winner,
         object=str(key),

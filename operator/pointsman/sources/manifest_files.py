@@ -17,10 +17,11 @@ import msgspec
 from pointsman.model.parse import Object, key_of, parse
 from pointsman.model.problems import Problem
 from pointsman.sources.claims import Claims
+from pointsman.sources.file_names import shown
 from pointsman.sources.protocol import Batch, Change, SourceError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping
     from pathlib import Path
 
     from pointsman.model.objects import ObjectKey
@@ -86,7 +87,7 @@ class ManifestFiles:
                 changes += self._read(name)
         return self._batch(changes)
 
-    def update(self, paths: Iterable[str]) -> Batch | None:
+    def update(self, paths: Collection[str]) -> Batch | None:
         """Read files again of which it is known that they changed.
 
         Args:
@@ -97,7 +98,8 @@ class ManifestFiles:
             As `scan`.
         """
         names = [os.path.relpath(path, self._root) for path in paths]
-        if not all(map(_is_ours, names)) or not os.path.isdir(self._root):  # noqa: PTH112 (as in _read)
+        isdir = os.path.isdir
+        if not all(map(_is_ours, names)) or not isdir(self._root) or any(map(isdir, paths)):
             return self.scan()
         changes: list[Change] = []
         for name in sorted(names):
@@ -112,6 +114,8 @@ class ManifestFiles:
                 if not stat.S_ISREG(status.st_mode):
                     return self._forget(name)
                 parsed = _parse(file.read(), path)
+        except IsADirectoryError:
+            return self._forget(name)
         except OSError as error:
             if not os.path.lexists(path):
                 return self._forget(name)
@@ -197,12 +201,13 @@ def _signature(status: os.stat_result) -> _Signature | None:
 
 
 def _parse(data: bytes, path: str) -> Parsed:
-    parsed = parse(data, path)
+    name = shown(path)
+    parsed = parse(data, name)
     if data.strip():
         return parsed
     # Writing in place empties a file first. An empty file therefore says nothing, not "no objects".
     problem = Problem(
-        source=path,
+        source=name,
         object="",
         field="",
         message="the file is empty",
@@ -227,12 +232,12 @@ def _in_force(old: Mapping[ObjectKey, Object], parsed: Parsed) -> dict[ObjectKey
 
 
 def _unreadable(root: str, error: OSError) -> str:
-    return f"--manifests {root}: cannot read the directory ({error.strerror}); create it, or name another one"
+    return f"--manifests {shown(root)}: cannot read the directory ({error.strerror}); create it, or name another one"
 
 
 def _gone(root: str, error: OSError) -> Problem:
     return Problem(
-        source=root,
+        source=shown(root),
         object="",
         field="",
         message=f"cannot read the directory any more ({error.strerror}); all of its objects stay in force",
@@ -243,7 +248,7 @@ def _gone(root: str, error: OSError) -> Problem:
 
 def _unread(path: str, error: OSError) -> Problem:
     return Problem(
-        source=path,
+        source=shown(path),
         object="",
         field="",
         message=f"cannot read the file ({error.strerror})",

@@ -56,7 +56,7 @@ class ManifestSource:
             async with _Watch(self._directory) as watch, aclosing(_follow(files, watch)) as batches:
                 async for batch in batches:
                     yield batch
-            # Here the directory is missing, or other directories have to be watched.
+            # Here the directory is missing, other directories have to be watched, or the watch failed.
             if not watch.works:
                 await asyncio.sleep(_GLANCE_MS / 1000)
 
@@ -85,7 +85,7 @@ class _Watch:
     """Watches one directory and all below it with inotify, in a thread.
 
     Attributes:
-        works: the directory was there when the watch began.
+        works: the directory was there when the watch began, and the watch has not failed since.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -93,13 +93,11 @@ class _Watch:
         self._stop = threading.Event()
         self._identity = _identity(directory)
         self._notify: RustNotify | None = None
-
-    @property
-    def works(self) -> bool:
-        return self._notify is not None
+        self.works = False
 
     async def __aenter__(self) -> Self:
         self._notify = await asyncio.to_thread(self._begin)
+        self.works = self._notify is not None
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -111,7 +109,7 @@ class _Watch:
         """Wait for events, for half a second at most.
 
         Returns:
-            The paths that they name; none when the time is over.
+            The paths that they name; none when the time is over, or when the watch failed and does not work any more.
         """
         assert self._notify is not None  # noqa: S101 (for the type checker; `works` says so)
         waiting = asyncio.get_running_loop().run_in_executor(None, self._wait, self._notify)
@@ -128,16 +126,27 @@ class _Watch:
 
     def _begin(self) -> RustNotify | None:
         # Imported here: 80 ms that nobody has to wait for before the first sync.
-        from watchfiles._rust_notify import RustNotify  # noqa: PLC0415 (as the comment says)
+        from watchfiles._rust_notify import (  # noqa: PLC0415 (as the comment says)
+            RustNotify,
+            WatchfilesRustInternalError,
+        )
 
         try:
             return RustNotify([os.fspath(self._directory)], False, False, 0, True, True)  # noqa: FBT003 (its signature)
-        except OSError:
+        except (OSError, UnicodeEncodeError, WatchfilesRustInternalError):
             return None
 
     def _wait(self, notify: RustNotify) -> list[str]:
+        from watchfiles._rust_notify import WatchfilesRustInternalError  # noqa: PLC0415 (as above)
+
         found: set[tuple[int, str]] | Literal["signal", "stop", "timeout"]
-        found = notify.watch(_GATHER_MS, _STEP_MS, _GLANCE_MS, self._stop)
+        try:
+            found = notify.watch(_GATHER_MS, _STEP_MS, _GLANCE_MS, self._stop)
+        except (OSError, WatchfilesRustInternalError):
+            # An event with a name that is not UTF-8, for one. It raises this from now on, and the other events are
+            # lost: the next watch begins with a look at every file.
+            self.works = False
+            return []
         return [] if isinstance(found, str) else [path for _, path in found]
 
 
