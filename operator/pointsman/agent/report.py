@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 from typing import TYPE_CHECKING, Final
 
 from pointsman.model.problems import Problem
@@ -11,6 +13,17 @@ if TYPE_CHECKING:
     from pointsman.agent.outcome import Outcome
 
 _LOG: Final = logging.getLogger(__name__)
+_CAUSES: Final = (
+    (errno.EPERM, "the agent needs CAP_NET_ADMIN, and no other program may own its tables (flags owner)"),
+    (errno.EAFNOSUPPORT, "the kernel needs nf_tables for this IP version"),
+    (errno.EPFNOSUPPORT, "the kernel needs nf_tables for this IP version"),
+    (errno.ENOMEM, "the node needs more free memory"),
+    (errno.ENOBUFS, "the node needs more free memory"),
+    (errno.EBUSY, "another program may refer to the same tables, or change them"),
+    (errno.EEXIST, "another program may be changing the same tables"),
+    (errno.ENOENT, "another program may be changing the same tables, or the kernel lacks a module"),
+)
+"""What is likely behind an error of the kernel; it is told for those alone, as a wrong guess misleads."""
 
 
 def log_sync(outcome: Outcome) -> None:
@@ -39,6 +52,12 @@ def _refusal(part: str, why: str, dropped: str) -> Problem:
         object=part,
         field="",
         message=why,
-        remedy="it is tried again; if it stays, look for another program that changes the same rules",
+        remedy=_remedy(why),
         dropped=dropped,
     )
+
+
+def _remedy(why: str) -> str:
+    # The dataplane's message ends in the kernel's words; the number behind them is not handed on.
+    causes = [cause for number, cause in _CAUSES if os.strerror(number) in why]
+    return "it is tried again" + (f"; if it stays: {causes[0]}" if causes else "")
