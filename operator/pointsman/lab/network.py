@@ -167,10 +167,6 @@ class Network:
         namespaces.remove([host.namespace.name])
         del self.hosts[host.name]
 
-    def pods_of(self, node: Host) -> Iterator[Host]:
-        """Yield the pods on a node."""
-        return (host for host in self.hosts.values() if host.hub is node)
-
     def close(self) -> None:
         """Remove every namespace of this network, and end the processes in them."""
         namespaces.sweep(self.prefix)
