@@ -18,7 +18,7 @@ from pointsman.dataplane.nftables.wire import Chain, boundaries
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pointsman.dataplane.nftables.table import Held
+    from pointsman.dataplane.nftables.change import Held
     from pointsman.model.plan import Family, Frontend
 
 VERDICTS = ("classes", "inner-classes", "affinity-timeouts")

@@ -12,11 +12,12 @@ import msgspec
 
 from pointsman.dataplane.netlink import Message, NftMonitor, NftSocket, attributes, string, u32
 from pointsman.dataplane.nftables import structure
+from pointsman.dataplane.nftables.change import Held
 from pointsman.dataplane.nftables.classes import is_class_chain
 from pointsman.dataplane.nftables.layout import TABLE, frontend_of, layouts
 from pointsman.dataplane.nftables.readback import backends_held, is_sealed, read_held
 from pointsman.dataplane.nftables.skeleton import ip_of, replacement_text, table_text
-from pointsman.dataplane.nftables.table import Held, Table, empty_held
+from pointsman.dataplane.nftables.table import Table, empty_held
 from pointsman.dataplane.nftables.wire import (
     DELSET,
     DELTABLE,
@@ -32,7 +33,7 @@ from pointsman.model.plan import IPV4, IPV6, Delta
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from pointsman.dataplane.nftables.table import Change
+    from pointsman.dataplane.nftables.change import Change
     from pointsman.dataplane.nftables.wire import Refused
     from pointsman.model.plan import Answer, Backend, Family, Frontend, NodeSettings, Plan
 

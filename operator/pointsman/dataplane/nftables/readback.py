@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pointsman.dataplane.netlink import NftSocket
-    from pointsman.dataplane.nftables.table import Held
+    from pointsman.dataplane.nftables.change import Held
     from pointsman.dataplane.nftables.wire import Elements
     from pointsman.model.plan import Family
 
