@@ -22,7 +22,7 @@ from pointsman.agent.metrics import Metrics
 from pointsman.agent.outcome import Kernel, Outcome
 from pointsman.agent.report import log_sync, refusals
 from pointsman.agent.service_health import ServiceHealth
-from pointsman.agent.startup import AgentError, check_rights, read_config
+from pointsman.agent.startup import AgentError, check_rights, claim_node, read_config
 from pointsman.agent.syncer import Syncer
 from pointsman.agent.worker import WorkerThread
 from pointsman.dataplane.conntrack import Conntrack
@@ -70,9 +70,9 @@ def run(options: AgentOptions) -> None:
     """
     check_rights()
     memory.prepare()
-    agent = Agent(options, real_kernel())
     try:
-        asyncio.run(agent.run())
+        with claim_node():
+            asyncio.run(Agent(options, real_kernel()).run())
     except ExceptionGroup as group:
         first = group.exceptions[0]
         if isinstance(first, SourceError):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -12,6 +14,9 @@ if TYPE_CHECKING:
 
 _CAP_NET_ADMIN: Final = 12
 """Bit of the capability in ``CapEff`` (linux/capability.h)."""
+
+_CLAIM: Final = "\0pointsman-agent"
+"""Abstract address of a unix socket (unix(7)): one per network namespace, freed with the process that holds it."""
 
 
 class AgentError(Exception):
@@ -34,6 +39,26 @@ def check_rights(status: Path = Path("/proc/self/status")) -> None:
             "the agent needs CAP_NET_ADMIN to program nftables; run it as root (sudo), in a container with "
             "securityContext.capabilities.add: [NET_ADMIN], or, to try it out, inside `unshare -rn`"
         )
+
+
+def claim_node() -> socket.socket:
+    """Make this process the only agent of its network namespace: two would undo each other's work without end.
+
+    Returns:
+        What holds the claim until it is closed, or the process ends in whatever way.
+
+    Raises:
+        AgentError: another agent has it.
+    """
+    claim = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+    try:
+        claim.bind(_CLAIM)
+    except OSError as error:
+        claim.close()
+        if error.errno == errno.EADDRINUSE:
+            raise AgentError("another pointsman agent programs this node; stop it first") from error
+        raise AgentError(f"cannot claim this node by a unix socket ({error.strerror})") from error
+    return claim
 
 
 def read_config(file: Path) -> ProxyConfigSpec:
