@@ -25,6 +25,13 @@ class Problem(msgspec.Struct, frozen=True, gc=False, order=True):
     dropped: str = "the object"
 
     def __str__(self) -> str:
-        """Write it on one line: where, what, and the remedy."""
+        """Write it on one line: where, what, and the remedy; what a terminal would obey is escaped."""
         where = ": ".join(part for part in (self.source, self.object, self.field) if part)
-        return f"{where}: {self.message}; {self.remedy} (left out: {self.dropped})"
+        return printable(f"{where}: {self.message}; {self.remedy} (left out: {self.dropped})")
+
+
+def printable(text: str) -> str:
+    """Escape what does not print (control characters, line ends), as objects may hold anything."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
