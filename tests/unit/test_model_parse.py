@@ -359,3 +359,10 @@ def test_no_bytes_make_it_fail(data: bytes) -> None:
     parsed = parse(data)
     assert not (parsed.broken and parsed.objects)
     assert "\n" not in "".join(lines(parsed))
+
+
+def test_an_annotation_without_quotes_is_told_with_its_value() -> None:
+    pod = b"{apiVersion: v1, kind: Pod, metadata: {name: p, annotations: {pointsman.dev/weight: 3}}}"
+    (problem,) = parse(pod, "").problems
+    assert problem.field == "metadata.annotations[pointsman.dev/weight]"
+    assert (problem.message, problem.remedy) == ("3 is not text (in quotes)", 'write "3"')

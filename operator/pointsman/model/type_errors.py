@@ -41,13 +41,28 @@ def explain_type_error(error: str, plain: object) -> TypeProblem:
     word = _WORDS.get(expected["type"]) if expected else None
     if word is None:
         return TypeProblem(field, f"{shown(value)}: {what}", "correct the field")
-    return TypeProblem(field, f"{shown(value)} is not {word}", f"write {word}")
+    return TypeProblem(field, f"{shown(value)} is not {word}", _remedy(field, value, word))
+
+
+def _remedy(field: str, value: object, word: str) -> str:
+    """Spell out the value of a label or annotation, where YAML makes a number of what has no quotes."""
+    if field.startswith("metadata.") and word == _WORDS["str"] and isinstance(value, bool | int | float):
+        return f'write "{shown(value)}"'
+    return f"write {word}"
 
 
 def _look_up(path: str, plain: object) -> tuple[str, object]:
     """Follow a msgspec path; ``[...]`` is some key of a mapping: the first with a value that is no text."""
     field, value = "", plain
-    for index, key in _STEP.findall(path):
+    while path:
+        path = path.removeprefix(".")
+        if isinstance(value, dict) and (dotted := _dotted_key(path, value)):
+            return f"{field}[{dotted}]", value[dotted]
+        step = _STEP.match(path)
+        if step is None:
+            break
+        path = path[step.end() :]
+        index, key = step.groups(default="")
         if index == "..." and isinstance(value, dict):
             wrong = next((k for k, v in value.items() if not (isinstance(k, str) and isinstance(v, str))), None)
             field, value = f"{field}[{wrong}]", value.get(wrong)
@@ -57,3 +72,8 @@ def _look_up(path: str, plain: object) -> tuple[str, object]:
             field = f"{field}.{key}" if field else key
             value = value.get(key) if isinstance(value, dict) else None
     return field, value
+
+
+def _dotted_key(path: str, mapping: dict[object, object]) -> str:
+    """Return the rest of a path if it is one key with dots in it, as those of labels and annotations; else ""."""
+    return path if "." in path and path in mapping else ""
