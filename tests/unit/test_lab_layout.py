@@ -74,3 +74,11 @@ def test_addresses_of_load_balancers_and_external_ips_are_led_to_a_node() -> Non
 def test_a_directory_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(LabError, match="nothing-here"):
         read_manifests(tmp_path / "nothing-here")
+
+
+@pytest.mark.parametrize(("text", "said"), [(None, "put Services"), ("- broken: [", "a.yaml")])
+def test_a_directory_without_an_object_is_no_lab(tmp_path: Path, text: str | None, said: str) -> None:
+    if text is not None:
+        (tmp_path / "a.yaml").write_text(text)
+    with pytest.raises(LabError, match=f"(?s)has no object to use.*{said}"):
+        read_manifests(tmp_path)

@@ -246,15 +246,18 @@ def read_manifests(directory: Path) -> tuple[tuple[Object, ...], tuple[Problem, 
     """Read a directory as the agents do.
 
     Raises:
-        LabError: it cannot be read.
+        LabError: it cannot be read, or has no object that can be used.
     """
     try:
         batch = ManifestFiles(directory).scan()
     except SourceError as error:
         raise LabError(str(error)) from error
-    if batch is None:
-        return (), ()
-    return tuple(change.obj for change in batch.changes if change.obj is not None), batch.problems or ()
+    problems = (batch.problems or ()) if batch is not None else ()
+    objects = tuple(change.obj for change in batch.changes if change.obj is not None) if batch is not None else ()
+    if not objects:
+        remedy = "correct the files" if problems else "put Services and EndpointSlices into it"
+        raise LabError("\n".join([f"--manifests: the directory has no object to use; {remedy}", *map(str, problems)]))
+    return objects, problems
 
 
 def _release(process: subprocess.Popen[bytes]) -> int:
