@@ -134,3 +134,13 @@ def test_whether_an_agent_answers(monkeypatch: pytest.MonkeyPatch, reply: bytes,
         assert answers(*server.getsockname()) is expected
         served.result()
     assert not answers("127.0.0.1", 1)
+
+
+@pytest.mark.parametrize(
+    "arguments", ["agent --manifests m", "render -f m", "explain -f m --from 10.0.0.1 --to 10.96.0.1:80"]
+)
+def test_an_empty_node_name_is_refused(calls: Calls, arguments: str) -> None:
+    result = CliRunner().invoke(app, [*arguments.split(), "--node-name", ""])
+    assert result.exit_code == 2
+    assert "it is empty" in result.stderr
+    assert calls.options == []

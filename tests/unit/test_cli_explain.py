@@ -168,3 +168,15 @@ def test_render(manifest: Path) -> None:
     assert "10.0.0.2" not in result.stdout
     assert "99999" in result.stderr
     assert result.stdout.endswith("\n")
+
+
+def test_an_endpoint_without_the_port_has_no_weight(manifest: Path) -> None:
+    manifest.write_text(MANIFEST.replace("port: 8080, protocol: TCP", "name: other, port: 8080"))
+    assert "  -- 10.0.0.1  node here: EndpointSlice web-1 has no port" in ask(manifest).stdout
+
+
+@pytest.mark.parametrize("text", ["- broken: [", ""])
+def test_nothing_to_read_is_a_failure(text: str) -> None:
+    result = ask("-", stdin=text)
+    assert result.exit_code == 1
+    assert "no object could be read" in result.stderr

@@ -7,13 +7,15 @@ from typing import Annotated, Literal
 
 import typer
 
+from pointsman.cli.loading import node_name_of
+
 
 def command(
     *,
     manifests: Annotated[
         Path, typer.Option(metavar="DIR", help="Directory of manifests (YAML or JSON) to follow, with those below it.")
     ],
-    node_name: Annotated[str, typer.Option(metavar="NAME", help="Name of this node.")],
+    node_name: Annotated[str, typer.Option(metavar="NAME", help="Name of this node.", callback=node_name_of)],
     config: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="File with the ProxyConfig to use, whatever the directory has."),

@@ -37,8 +37,8 @@ def command(
 ) -> None:
     """Say what happens to a connection on a node, and why: from manifests alone, without a kernel.
 
-    The exit status is 0 whatever happens to the connection, 1 when a file cannot be read, 2 when the question makes
-    no sense.
+    The exit status is 0 whatever happens to the connection, 1 when a file or all objects cannot be read, 2 when
+    the question makes no sense.
     """
     import msgspec  # noqa: PLC0415 (`pointsman --help` needs none of it)
 

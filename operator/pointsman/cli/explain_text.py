@@ -48,7 +48,8 @@ def plain_text(explanation: Explanation) -> str:
     for reason in explanation.endpoints:
         address, node, weight, why = _cells(reason)
         mark = "->" if reason.used else "--"
-        lines.append(f"  {mark} {address}  node {node}, weight {weight}: {why}")
+        share = f", weight {weight}" if weight else ""
+        lines.append(f"  {mark} {address}  node {node}{share}: {why}")
     return "\n".join(lines)
 
 
@@ -74,7 +75,7 @@ def _facts(explanation: Explanation) -> Iterator[tuple[str, str]]:
 
 def _cells(reason: EndpointReason) -> tuple[str, str, str, str]:
     address = _joined(reason.address, reason.port) if reason.port else reason.address
-    return address, reason.node or "?", str(reason.weight), reason.why
+    return address, reason.node or "?", str(reason.weight) if reason.port else "", reason.why
 
 
 def _joined(address: str, port: int) -> str:

@@ -26,7 +26,16 @@ Files = Annotated[
 MoreFiles = Annotated[
     list[Path] | None, typer.Argument(metavar="FILE", help="More of them, so that -f *.yaml works.", show_default=False)
 ]
-NodeName = Annotated[str, typer.Option(metavar="NAME", help="Name of the node.")]
+
+
+def node_name_of(text: str) -> str:
+    """Refuse an empty name, as of a variable that is not set: no endpoint would count as this node's."""
+    if not text.strip():
+        raise typer.BadParameter("it is empty; write the name of the node's Node object")
+    return text
+
+
+NodeName = Annotated[str, typer.Option(metavar="NAME", help="Name of the node.", callback=node_name_of)]
 ConfigFile = Annotated[
     Path | None, typer.Option(metavar="FILE", help="File with the ProxyConfig to use, whatever the manifests have.")
 ]
@@ -53,16 +62,21 @@ def load(
         The planner, and everything that is wrong with the objects.
 
     Raises:
-        LoadError: a file cannot be read, or `config` holds no valid ProxyConfig.
+        LoadError: a file cannot be read, no file has an object, or `config` holds no valid ProxyConfig.
     """
     from pointsman.policy.planner import Planner  # noqa: PLC0415 (`pointsman --help` needs none of it)
 
     planner = Planner(node_name, config=_config(config) if config is not None else None, mode=mode)
     problems: list[Problem] = []
+    empty = True
     for obj, found in _objects(files):
         problems += found
         if obj is not None:
+            empty = False
             planner.put(obj)
+    if empty:
+        report(problems)
+        raise LoadError("no object could be read from what -f names; name manifests of Services and EndpointSlices")
     planner.take()
     return planner, (*problems, *planner.problems)
 

@@ -20,7 +20,7 @@ def command(
     """Print the script that the agent would load on a node (for nftables: `nft -c -f -` checks it).
 
     Problems with the manifests go to standard error. The exit status is 0 all the same, as the agent would go on with
-    the rest; it is 1 when a file cannot be read.
+    the rest; it is 1 when a file or all objects cannot be read.
     """
     from pointsman.dataplane import nftables  # noqa: PLC0415 (`pointsman --help` needs none of it)
 

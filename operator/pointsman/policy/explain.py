@@ -241,7 +241,7 @@ def _verdict(
         return "dropped", f"{connection.source} is in none of the allowed source ranges {', '.join(ranges)}"
     live = [backend for backend in pool.backends if backend.weight]
     if live:
-        count = "1 endpoint answers" if len(live) == 1 else f"1 of {len(live)} endpoints answers"
+        count = "1 endpoint answers" if len(live) == 1 else f"one of {len(live)} endpoints is chosen"
         return "forwarded", f"{count} for {answer.service_port}"
     if pool.when_empty == "drop":
         return "dropped", f"no endpoint on {node_name} gets new connections, and the policy is {policy}; others do"
