@@ -110,3 +110,16 @@ def test_after_a_failure_the_next_sync_compares_everything() -> None:
     assert not pacing.start(1.0)
     pacing.fail(1.0)
     assert pacing.start(1.1)
+
+
+def test_why_everything_is_compared() -> None:
+    pacing = Pacing()
+    pacing.start(0)
+    assert pacing.why == "the first"
+    pacing.fail(0)
+    pacing.start(1)
+    assert pacing.why == "after a failure"
+    pacing.succeed(1, newer=None)
+    pacing.disturb(2)
+    pacing.start(2)
+    assert pacing.why == "another program changed the tables"

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pointsman.agent.outcome import Facts, Outcome
-from pointsman.agent.report import refusals
+from pointsman.agent.report import log_sync, refusals
 from pointsman.dataplane.protocol import Written
 from pointsman.policy.planner import Counts
 
 if TYPE_CHECKING:
+    from pointsman.agent.pacing import Why
     from pointsman.model.problems import Problem
 
 FACTS = Facts("nftables", Counts(0, 0, 0, 0, 0), {}, (), node_leaving=False, min_sync_period=0, sync_period=0)
@@ -45,3 +46,15 @@ def test_nothing_is_guessed_of_an_unknown_error() -> None:
 def test_each_refused_part_is_told() -> None:
     found = problems(Written(refused={"Service a/b": os.strerror(errno.ENOMEM)}))
     assert [problem.object for problem in found] == ["Service a/b"]
+
+
+@pytest.mark.parametrize(
+    ("why", "level"),
+    [("the first", "INFO"), ("after a failure", "INFO"), ("another program changed the tables", "WARNING")],
+)
+def test_a_full_sync_says_why(caplog: pytest.LogCaptureFixture, why: Why, level: str) -> None:
+    caplog.set_level("DEBUG")
+    log_sync(Outcome(True, frozenset(), 0, 0, Written(), "", (), (), FACTS), why)  # noqa: FBT003 (the first field)
+    (record,) = caplog.records
+    assert record.levelname == level
+    assert record.message.endswith(f"(mode nftables); why: {why}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
-from pointsman.agent.pacing import Pacing
+from pointsman.agent.pacing import Pacing, Why
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -108,6 +108,11 @@ class SyncLoop:
     def sync_period(self) -> float:
         """Seconds; `syncPeriod` of the configuration in force."""
         return self._pacing.max_period
+
+    @property
+    def why_full(self) -> Why:
+        """Why the sync that started last compares everything, if it does."""
+        return self._pacing.why
 
     @property
     def oldest_change(self) -> float | None:

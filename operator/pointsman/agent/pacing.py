@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import Final
+from typing import Final, Literal
+
+Why = Literal["the first", "after a failure", "another program changed the tables"]
+"""Why a sync compares everything that the kernel holds."""
 
 _FIRST_RETRY: Final = 0.1
 """Seconds until a failed sync is tried again, or `min_period` where that is more."""
@@ -26,12 +29,14 @@ class Pacing:
     Attributes:
         min_period, max_period: seconds; `minSyncPeriod` and `syncPeriod` of the configuration in force.
         full: the next sync has to compare everything.
+        why: why the sync that started last compares everything, if it does.
     """
 
     def __init__(self, min_period: float = 0.05, max_period: float = 30.0) -> None:
         self.min_period = min_period
         self.max_period = max_period
         self.full = True
+        self.why: Why = "the first"
         self._changed: float | None = None
         self._repair: float | None = None
         self._retry: float | None = None
@@ -68,6 +73,9 @@ class Pacing:
         Returns:
             Whether it has to compare everything.
         """
+        if self._started > -math.inf:
+            repair = not self.full and self._is_over(self._repair, now)
+            self.why = "another program changed the tables" if repair else "after a failure"
         self._started = now
         self.full = self.full or self._is_over(self._repair, now) or self._is_over(self._retry, now)
         return self.full

@@ -11,6 +11,7 @@ from pointsman.model.problems import Problem
 
 if TYPE_CHECKING:
     from pointsman.agent.outcome import Outcome
+    from pointsman.agent.pacing import Why
 
 _LOG: Final = logging.getLogger(__name__)
 _CAUSES: Final = (
@@ -26,17 +27,27 @@ _CAUSES: Final = (
 """What is likely behind an error of the kernel; it is told for those alone, as a wrong guess misleads."""
 
 
-def log_sync(outcome: Outcome) -> None:
-    """Log a sync that the kernel took: a full one always, one of changes for those who want to know (``-v``)."""
+def log_sync(outcome: Outcome, why: Why) -> None:
+    """Log a sync that the kernel took: a full one always, one of changes for those who want to know (``-v``).
+
+    Args:
+        outcome: of the sync.
+        why: why it was a full one, if it was.
+    """
     written, facts = outcome.written, outcome.facts
     if written is None:
         return
     _LOG.log(
-        logging.INFO if outcome.full else logging.DEBUG,
-        "%s in %.1f ms: %d elements added, %d removed; now %d Services, %d ports, %d endpoints (mode %s)",
+        _level(why) if outcome.full else logging.DEBUG,
+        "%s in %.1f ms: %d elements added, %d removed; now %d Services, %d ports, %d endpoints (mode %s)%s",
         "full sync" if outcome.full else "sync", outcome.seconds * 1000, written.added, written.removed,
         facts.counts.services, facts.counts.service_ports, facts.counts.endpoints, facts.mode,
+        f"; why: {why}" if outcome.full else "",
     )  # fmt: skip
+
+
+def _level(why: Why) -> int:
+    return logging.WARNING if why == "another program changed the tables" else logging.INFO
 
 
 def refusals(outcome: Outcome) -> list[Problem]:

@@ -168,7 +168,7 @@ class Agent:
         self._services.update(outcome.facts.health_checks)
         self._problems.update("objects", outcome.facts.problems)
         self._problems.update("kernel", refusals(outcome))
-        log_sync(outcome)
+        log_sync(outcome, self._loop.why_full)
         if first:
             memory.settle()
 
