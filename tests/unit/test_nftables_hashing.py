@@ -72,8 +72,10 @@ def test_maglev_spreads_evenly(count: int) -> None:
 def test_maglev_spreads_by_weight(weights: list[int]) -> None:
     table = maglev.table(names(len(weights)), weights)
     taken, total = Counter(table), sum(weights)
+    # After r rounds a backend has r * weight / heaviest slots, and one more or less; all these ones together, at most
+    # one for each backend, are shared by weight.
     for index, weight in enumerate(weights):
-        assert abs(taken[index] - weight * len(table) / total) <= weight
+        assert abs(taken[index] - weight * len(table) / total) <= 1 + len(weights) * weight / total
 
 
 @given(st.permutations(range(8)))
