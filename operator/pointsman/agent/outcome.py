@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from pointsman.api.names import Mode
-    from pointsman.api.proxyconfig import ProxyConfigSpec
+    from pointsman.api.proxyconfig import NodeConfiguration
     from pointsman.dataplane.protocol import Dataplane, Written
     from pointsman.model.plan import Answer, Family, Frontend
     from pointsman.model.problems import Problem
@@ -38,7 +38,7 @@ class Kernel:
 
     dataplane: Callable[[], Dataplane]
     conntrack: Callable[[], Cleaner]
-    sysctls: Callable[[ProxyConfigSpec, frozenset[Family]], tuple[Problem, ...]]
+    sysctls: Callable[[NodeConfiguration, frozenset[Family]], tuple[Problem, ...]]
     mode: Mode = "nftables"
 
 

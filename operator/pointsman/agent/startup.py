@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from pointsman.model.parse import parse
 
 if TYPE_CHECKING:
-    from pointsman.api.proxyconfig import ProxyConfigSpec
+    from pointsman.api.proxyconfig import NodeConfiguration
 
 _CAP_NET_ADMIN: Final = 12
 """Bit of the capability in ``CapEff`` (linux/capability.h)."""
@@ -61,7 +61,7 @@ def claim_node() -> socket.socket:
     return claim
 
 
-def read_config(file: Path) -> ProxyConfigSpec:
+def read_config(file: Path) -> NodeConfiguration:
     """Read the ProxyConfig that ``--config`` names.
 
     Raises:

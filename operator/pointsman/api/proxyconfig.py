@@ -102,8 +102,8 @@ class Rollout(Part):
     change fails counts until it is ready again, so that a bad configuration stops there."""
 
 
-class ProxyConfigSpec(Part):
-    """What a ProxyConfig asks for. Every field has a default."""
+class NodeConfiguration(Part):
+    """What a node is to do: the part of a ProxyConfig that its NodeProxy repeats. Every field has a default."""
 
     mode: Mode = "nftables"
     """The dataplane that brings Services into the node's kernel."""
@@ -127,13 +127,6 @@ class ProxyConfigSpec(Part):
     """The node's own addresses on which node ports answer: those in these networks, `primary` (the Node's
     InternalIPs), `localhost` (loopback; without effect in mode `nftables`), or `all`. Absent or empty: `primary` in
     mode `nftables`, `all` in the other modes."""
-
-    node_selector: LabelSelector | None = None
-    """The nodes that this configuration is for, by their labels. Absent: all nodes."""
-
-    priority: int = 0
-    """Of several configurations for one node, the one with the highest priority wins; among equals, the first by
-    name."""
 
     pod_cidrs: tuple[Cidr, ...] = ()
     """Networks of this cluster's pods. Connections from elsewhere to a cluster IP are masqueraded. None known: they
@@ -168,8 +161,9 @@ class ProxyConfigSpec(Part):
     conntrack: Conntrack = Conntrack()
     """The kernel's connection tracking. Fields that are absent leave the kernel's values alone."""
 
-    rollout: Rollout = Rollout()
-    """How a changed configuration reaches the nodes."""
+    service_conditions: bool = False
+    """Keep the condition `pointsman.dev/Programmed` on each Service: True when every ready node has its newest form in
+    the kernel. Nodes then say within a second which resourceVersions they hold, at most one small write each."""
 
     def node_port_addresses_in(self, mode: Mode) -> tuple[str, ...]:
         """Return `node_port_addresses`, or the default of the mode that is in force."""
@@ -214,11 +208,28 @@ class ProxyConfigSpec(Part):
         return seconds
 
 
+class ProxyConfigSpec(NodeConfiguration):
+    """What a ProxyConfig asks for. Every field has a default."""
+
+    node_selector: LabelSelector | None = None
+    """The nodes that this configuration is for, by their labels. Absent: all nodes."""
+
+    priority: int = 0
+    """Of several configurations for one node, the one with the highest priority wins; among equals, the first by
+    name."""
+
+    rollout: Rollout = Rollout()
+    """How a changed configuration reaches the nodes."""
+
+
 class ProxyConfig(Part):
     """A ProxyConfig object; cluster-scoped, short name `pxc`."""
 
     name: str = Field(min_length=1, validation_alias=AliasPath("metadata", "name"))
     """`metadata.name`."""
+
+    generation: int = Field(default=0, validation_alias=AliasPath("metadata", "generation"))
+    """`metadata.generation`: counts the changes of `spec`; 0 where no API server counts."""
 
     spec: ProxyConfigSpec = ProxyConfigSpec()
     """What it asks for."""
@@ -234,14 +245,15 @@ class ProxyConfig(Part):
         Raises:
             pydantic.ValidationError: what is wrong; `pointsman.api.errors.validation_problems` says it for people.
         """
-        return cls.model_validate_json(to_json(_without_nulls(document)), strict=True)
+        return cls.model_validate_json(to_json(without_nulls(document)), strict=True)
 
 
-def _without_nulls(value: object) -> object:
+def without_nulls(value: object) -> object:
+    """Leave out the fields of plain data that are null: to Kubernetes they are absent."""
     match value:
         case dict():
-            return {key: _without_nulls(item) for key, item in value.items() if item is not None}
+            return {key: without_nulls(item) for key, item in value.items() if item is not None}
         case list():
-            return [_without_nulls(item) for item in value]
+            return [without_nulls(item) for item in value]
         case _:
             return value

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from pointsman.api.names import Mode
-    from pointsman.api.proxyconfig import ProxyConfigSpec
+    from pointsman.api.proxyconfig import NodeConfiguration
     from pointsman.model.parse import Object
     from pointsman.model.problems import Problem
     from pointsman.policy.planner import Planner
@@ -81,7 +81,7 @@ def load(
     return planner, (*problems, *planner.problems)
 
 
-def _config(path: Path) -> ProxyConfigSpec:
+def _config(path: Path) -> NodeConfiguration:
     from pointsman.agent.startup import AgentError, read_config  # noqa: PLC0415 (as above)
 
     try:

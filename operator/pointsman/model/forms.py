@@ -63,6 +63,7 @@ class JsonForm:
         for kind in (
             Head, raw.Service, raw.EndpointSlice, raw.Endpoints, raw.Pod, raw.Node, raw.ServiceCIDR, raw.Namespace,
             raw.ProxyConfig,
+            raw.NodeProxy,
         )
     }  # fmt: skip
 

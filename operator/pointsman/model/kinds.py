@@ -8,6 +8,7 @@ import pydantic
 
 from pointsman.api.errors import validation_problems
 from pointsman.api.names import API_VERSION
+from pointsman.api.nodeproxy import NodeProxy
 from pointsman.api.proxyconfig import ProxyConfig
 from pointsman.model import convert_cluster, convert_endpoints, convert_service, raw
 from pointsman.model.objects import (
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
     from pointsman.model.notes import Notes
 
-Object = Service | EndpointSlice | Endpoints | Pod | Node | ServiceCIDR | Namespace | ProxyConfig
+Object = Service | EndpointSlice | Endpoints | Pod | Node | ServiceCIDR | Namespace | ProxyConfig | NodeProxy
 """Everything that a source can tell of."""
 
 
@@ -71,6 +72,15 @@ def _proxy_config(plain: object, _namespace: str, _name: str, notes: Notes) -> P
         return None
 
 
+def _node_proxy(plain: object, _namespace: str, _name: str, notes: Notes) -> NodeProxy | None:
+    try:
+        return NodeProxy.read(plain)
+    except pydantic.ValidationError as error:
+        for problem in validation_problems(error):
+            notes.note(problem.field, problem.message, f"allowed: {problem.allowed}")
+        return None
+
+
 _READERS: Final = (
     Reader("Service", ("v1",), raw.Service, convert_service.service, namespaced=True),
     Reader(
@@ -87,6 +97,7 @@ _READERS: Final = (
     ),
     Reader("Namespace", ("v1",), raw.Namespace, convert_cluster.namespace),
     Reader("ProxyConfig", (API_VERSION,), raw.ProxyConfig, _proxy_config),
+    Reader("NodeProxy", (API_VERSION,), raw.NodeProxy, _node_proxy),
 )
 BY_KIND: Final[dict[str, Reader]] = {reader.kind: reader for reader in _READERS}
 BY_RAW_TYPE: Final = {reader.raw_type: reader for reader in _READERS}
@@ -99,4 +110,5 @@ _KINDS: Final[dict[type[Object], Kind]] = {
     ServiceCIDR: "ServiceCIDR",
     Namespace: "Namespace",
     ProxyConfig: "ProxyConfig",
+    NodeProxy: "NodeProxy",
 }

@@ -14,6 +14,7 @@ from pointsman.model.plan import Transport
 
 Kind = Literal[
     "Service", "EndpointSlice", "Endpoints", "Pod", "Node", "ServiceCIDR", "Namespace", "ProxyConfig",
+    "NodeProxy",
 ]  # fmt: skip
 AddressFamily = Literal[4, 6, 0]
 """The addressType of a slice: IPv4, IPv6, or 0 for FQDN (ignored by a Service proxy)."""

@@ -148,7 +148,7 @@ class _Gathering:
             self._note_name(name, namespace)
             return
         key = ObjectKey(reader.kind, namespace, name)
-        source = self._form.plain(item) if reader.raw_type is raw.ProxyConfig else written
+        source = self._form.plain(item) if reader.raw_type in (raw.ProxyConfig, raw.NodeProxy) else written
         obj = reader.convert(source, interned(namespace), name, notes)
         if obj is None:
             self._rejected[key] = None

@@ -267,4 +267,11 @@ class ProxyConfig(Part, tag_field="kind", tag="ProxyConfig"):
     metadata: Metadata | None = None
 
 
-RawObject = Service | EndpointSlice | Endpoints | Pod | Node | ServiceCIDR | Namespace | ProxyConfig
+class NodeProxy(Part, tag_field="kind", tag="NodeProxy"):
+    """pointsman.dev/v1alpha1 NodeProxy; `pointsman.api.nodeproxy` reads the rest."""
+
+    api_version: str | None = None
+    metadata: Metadata | None = None
+
+
+RawObject = Service | EndpointSlice | Endpoints | Pod | Node | ServiceCIDR | Namespace | ProxyConfig | NodeProxy

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pointsman.api.proxyconfig import ProxyConfig, ProxyConfigSpec
+from pointsman.api.proxyconfig import NodeConfiguration, ProxyConfig
 from pointsman.api.selection import select
 from pointsman.policy.context import Context, build_context
 from pointsman.policy.settings import node_settings, settings_problems
 
 if TYPE_CHECKING:
     from pointsman.api.names import Mode
+    from pointsman.api.nodeproxy import NodeProxy
     from pointsman.api.values import PortRange
     from pointsman.model.objects import Namespace, Node, ServiceCIDR
     from pointsman.model.plan import NodeSettings
     from pointsman.model.problems import Problem
 
-_DEFAULTS = ProxyConfigSpec()
+_DEFAULTS = NodeConfiguration()
 
 
 class Cluster:
@@ -29,13 +30,15 @@ class Cluster:
         configs, service_cidrs: objects by name.
         namespaces: labels by name.
         node: this node's own object, or None.
+        node_proxy: the newest configuration that the operator resolved for this node; it wins over all others. One
+            that is deleted stays in force: whoever deletes it wants no other rules until there is a new one.
         config: the configuration in force.
         settings: the plan's settings.
         context: what every Service's plan depends on.
     """
 
     def __init__(
-        self, node_name: str, override: ProxyConfigSpec | None, found_addresses: tuple[str, ...], mode: Mode
+        self, node_name: str, override: NodeConfiguration | None, found_addresses: tuple[str, ...], mode: Mode
     ) -> None:  # fmt: skip
         self.node_name = node_name
         self.mode = mode
@@ -43,10 +46,11 @@ class Cluster:
         self.service_cidrs: dict[str, ServiceCIDR] = {}
         self.namespaces: dict[str, Namespace] = {}
         self.node: Node | None = None
+        self.node_proxy: NodeProxy | None = None
         self._override = override
         self._found_addresses = found_addresses
         self._configured_by = "ProxyConfig"
-        self.config: ProxyConfigSpec
+        self.config: NodeConfiguration
         self.settings: NodeSettings
         self.context: Context
         self.resolve()
@@ -85,7 +89,11 @@ class Cluster:
             mode=self.mode,
         )
 
-    def _choose_config(self) -> ProxyConfigSpec:
+    def _choose_config(self) -> NodeConfiguration:
+        if self.node_proxy is not None:
+            spec = self.node_proxy.spec
+            self._configured_by = f"ProxyConfig {spec.proxy_config}"
+            return spec
         self._configured_by = "ProxyConfig"
         if self._override is not None:
             return self._override

@@ -13,7 +13,7 @@ from pointsman.policy.endpoints import Place
 from pointsman.policy.settings import scheduler_in
 
 if TYPE_CHECKING:
-    from pointsman.api.proxyconfig import ProxyConfigSpec
+    from pointsman.api.proxyconfig import NodeConfiguration
     from pointsman.model.objects import Node
     from pointsman.model.plan import NodeSettings
 
@@ -42,7 +42,7 @@ class Context(msgspec.Struct, frozen=True, gc=False):
 
 def build_context(
     node_name: str,
-    config: ProxyConfigSpec,
+    config: NodeConfiguration,
     settings: NodeSettings,
     node: Node | None,
     addresses: tuple[str, ...],

@@ -10,6 +10,7 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from pointsman.api.nodeproxy import NodeProxy
 from pointsman.api.proxyconfig import ProxyConfig
 from pointsman.model.objects import (
     Endpoints,
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pointsman.api.names import Mode
-    from pointsman.api.proxyconfig import ProxyConfigSpec
+    from pointsman.api.proxyconfig import NodeConfiguration
     from pointsman.model.parse import Object
     from pointsman.model.problems import Problem
 
@@ -45,7 +46,7 @@ class Planner:
 
     Args:
         node_name: the node that the plan is for.
-        config: the configuration to use, whatever ProxyConfig objects there are.
+        config: the configuration to use, whatever ProxyConfig objects there are, until this node has a NodeProxy.
         addresses: the node's own addresses (the most important of each family first), used while there is no Node
             object that has any.
         mode: the dataplane in force, whatever the configuration asks for; it decides what schedulers there are.
@@ -55,7 +56,7 @@ class Planner:
         self,
         node_name: str,
         *,
-        config: ProxyConfigSpec | None = None,
+        config: NodeConfiguration | None = None,
         addresses: tuple[str, ...] = (),
         mode: Mode = "nftables",
     ) -> None:
@@ -155,7 +156,7 @@ class Planner:
         return self._cluster.mode
 
     @property
-    def config(self) -> ProxyConfigSpec:
+    def config(self) -> NodeConfiguration:
         """The configuration in force."""
         return self._cluster.config
 
@@ -235,7 +236,7 @@ class Planner:
             self._pod_weights[key] = weight
         self._changed_pods.setdefault(namespace, set()).add(name)
 
-    def _put_in_cluster(self, obj: Node | ServiceCIDR | Namespace | ProxyConfig) -> None:
+    def _put_in_cluster(self, obj: Node | ServiceCIDR | Namespace | ProxyConfig | NodeProxy) -> None:
         cluster = self._cluster
         match obj:
             case Node():
@@ -251,6 +252,10 @@ class Planner:
                 self._check_node_ports_again(obj.name)
             case ProxyConfig():
                 cluster.configs[obj.name] = obj
+            case NodeProxy():
+                if obj.name != cluster.node_name:
+                    return
+                cluster.node_proxy = obj
         self._cluster_changed = True
 
     def _remove_from_cluster(self, key: ObjectKey) -> None:
@@ -265,6 +270,8 @@ class Planner:
             case "Namespace":
                 cluster.namespaces.pop(key.name, None)
                 self._check_node_ports_again(key.name)
+            case "NodeProxy":
+                return  # what it said stays in force
             case _:
                 cluster.configs.pop(key.name, None)
         self._cluster_changed = True

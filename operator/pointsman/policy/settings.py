@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from pointsman.api.names import Mode
-    from pointsman.api.proxyconfig import ProxyConfigSpec
+    from pointsman.api.proxyconfig import NodeConfiguration
     from pointsman.model.objects import Node, ServiceCIDR
 
 _EVERYWHERE: Final = ("0.0.0.0/0", "::/0")
@@ -23,7 +23,7 @@ _FIELD: Final = "spec.nodePortAddresses"
 
 
 def node_settings(
-    config: ProxyConfigSpec,
+    config: NodeConfiguration,
     node: Node | None,
     addresses: tuple[str, ...],
     service_cidrs: Iterable[ServiceCIDR],
@@ -53,7 +53,7 @@ def node_settings(
 
 
 def settings_problems(
-    config: ProxyConfigSpec,
+    config: NodeConfiguration,
     addresses: tuple[str, ...],
     *,
     configured_by: str,
@@ -98,7 +98,7 @@ def settings_problems(
     return problems
 
 
-def scheduler_in(config: ProxyConfigSpec, mode: Mode) -> str:
+def scheduler_in(config: NodeConfiguration, mode: Mode) -> str:
     """Return the scheduler for Services that ask for none: the configured one if `mode` has it, or its default."""
     return config.scheduler if config.scheduler in SCHEDULERS[mode] else DEFAULT_SCHEDULER[mode]
 
@@ -111,7 +111,7 @@ def primary_addresses(addresses: Iterable[str]) -> tuple[str, ...]:
     return tuple(first.values())
 
 
-def _mode_problems(config: ProxyConfigSpec, configured_by: str, mode: Mode) -> list[Problem]:
+def _mode_problems(config: NodeConfiguration, configured_by: str, mode: Mode) -> list[Problem]:
     """Say what a configuration for one mode means while another one is in force."""
     problems = []
     if config.mode != mode:
@@ -140,7 +140,7 @@ def _mode_problems(config: ProxyConfigSpec, configured_by: str, mode: Mode) -> l
     return problems
 
 
-def _node_port_cidrs(config: ProxyConfigSpec, addresses: tuple[str, ...], mode: Mode) -> list[str]:
+def _node_port_cidrs(config: NodeConfiguration, addresses: tuple[str, ...], mode: Mode) -> list[str]:
     cidrs: list[str] = []
     for entry in config.node_port_addresses_in(mode):
         match entry:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
-from pointsman.model.objects import ObjectKey
+from pointsman.model.objects import Kind, ObjectKey
 from pointsman.model.parse import Object
 from pointsman.model.problems import Problem
 
@@ -28,11 +29,14 @@ class Batch(msgspec.Struct, frozen=True):
         changes: in order; the last one for a key counts.
         complete: with this batch the source has told everything that it had at its start.
         problems: everything that is wrong in the source now (not only what is new), or None for "as before".
+        versions: the newest resourceVersion that the source has told of, by kind, as of this batch; for kinds that
+            have news. Sources without an API server have none.
     """
 
     changes: tuple[Change, ...]
     complete: bool = True
     problems: tuple[Problem, ...] | None = None
+    versions: Mapping[Kind, int] = {}
 
 
 class Source(Protocol):

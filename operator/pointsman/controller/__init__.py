@@ -1,0 +1,1 @@
+"""The operator: ProxyConfig objects into one NodeProxy a node, admission, certificates."""
