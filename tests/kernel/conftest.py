@@ -6,14 +6,11 @@ Every test here needs network namespaces and veth devices. Run as root, or as a 
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
 
-from pointsman.lab import records
-from pointsman.lab.features import missing
 from pointsman.lab.network import Host, Network
 from pointsman.lab.servers import Servers
 
@@ -21,44 +18,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 _ALWAYS = ("network namespaces", "veth devices")
-_MISSING = pytest.StashKey[dict[str, int]]()
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    config.stash[_MISSING] = {}
-    config.addinivalue_line("markers", "needs(*features): names of pointsman.lab.features that the test needs")
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    for reason, count in config.stash[_MISSING].items():
-        terminalreporter.write_line(f"KERNEL TIER: {count} tests DID NOT RUN, this machine lacks {reason}", red=True)
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _swept() -> None:
-    """Remove what crashed runs have left, so that it does no harm to this one."""
-    records.sweep()
-
-
-@pytest.fixture
-def require(request: pytest.FixtureRequest) -> Callable[[str], None]:
-    """Ask for a feature by its name in `pointsman.lab.features`: without it skip, loudly, and fail in CI."""
-
-    def ask(feature: str) -> None:
-        reason = missing(feature)
-        if not reason:
-            return
-        if os.environ.get("CI") == "true":
-            pytest.fail(f"CI=true, and this machine lacks {reason}", pytrace=False)
-        counts = request.config.stash[_MISSING]
-        counts[reason] = counts.get(reason, 0) + 1
-        pytest.skip(f"this machine lacks {reason}")
-
-    return ask
 
 
 @pytest.fixture(autouse=True)
-def _needs(request: pytest.FixtureRequest, require: Callable[[str], None]) -> None:
+def _needs(request: pytest.FixtureRequest, swept: None, require: Callable[[str], None]) -> None:  # noqa: ARG001 - swept first
     """Check what every test here needs, and the features of its `needs` marker."""
     marked = [feature for marker in request.node.iter_markers("needs") for feature in marker.args]
     for feature in (*_ALWAYS, *marked):

@@ -1,4 +1,4 @@
-"""What a lab needs of the kernel, checked by trying it."""
+"""What a lab needs of the machine, checked by trying it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from pointsman.lab import namespaces, sctp
+from pointsman.lab.components import toolchain
+from pointsman.lab.components.catalogue import COMPONENTS
 from pointsman.lab.namespaces import LabError
 from pointsman.lab.network import Network, has_ipv6
 
@@ -73,6 +75,11 @@ def _sctp() -> None:
         network.router.namespace.socket(socket.AF_INET, socket.SOCK_RAW, sctp.PROTOCOL).close()
 
 
+def _go() -> None:
+    for module in {component.module for component in COMPONENTS.values()}:
+        toolchain.find(module)
+
+
 FEATURES: Final[Mapping[str, Callable[[], None]]] = {
     "network namespaces": _network_namespaces,
     "veth devices": _veth,
@@ -81,5 +88,6 @@ FEATURES: Final[Mapping[str, Callable[[], None]]] = {
     "IPv6": _ipv6,
     "SCTP packets": _sctp,
     "user namespaces": _user_namespaces,
+    "Go": _go,
 }
 """Names of features, and what tries each; it raises LabError or OSError where the feature is missing."""

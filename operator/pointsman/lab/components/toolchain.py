@@ -50,7 +50,7 @@ def find(module: Module) -> Toolchain:
         text=True,
         check=False,
     )
-    version, system, machine = (done.stdout.split() + ["", "", ""])[:3]
+    version, system, machine = [*done.stdout.split(), "", "", ""][:3]
     if done.returncode or numbers(version) < numbers(module.go_version):
         said = done.stderr.strip() or f"it is {version or 'of an unknown version'}"
         raise LabError(f"`{program}` cannot build {module.requires} {module.version} ({said}): {remedy}")
