@@ -42,7 +42,7 @@ def test_the_agents_directory_is_a_copy(cluster: Cluster) -> None:
 
 def test_an_agent_that_cannot_start_is_reported_with_its_log(cluster: Cluster) -> None:
     agent = cluster.agents["master"]
-    agent._manifests = Path("/nothing-here")
+    agent.daemon.command = [word.replace(str(cluster.manifests), "/nothing-here") for word in agent.daemon.command]
     agent.start()
     with pytest.raises(LabError, match=r"(?s)the agent of master ended with status .*nothing-here"):
         agent.wait_until_ready()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from pointsman.lab.cluster import Agent
+from pointsman.lab.agent import Agent
 from pointsman.lab.traffic import Answered, connect, fetch
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class Supervised:
         self.manifests.mkdir()
         self._files = files
         self.log = files / "agent.log"
-        self.agent = Agent(ground.node, self.manifests, self.log)
+        self.agent = Agent(ground.node, ("--manifests", str(self.manifests)), self.log)
         self.write("cluster.json", *_CLUSTER)
 
     def start(self) -> None:

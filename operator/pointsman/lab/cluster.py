@@ -2,132 +2,30 @@
 
 from __future__ import annotations
 
-import contextlib
 import shutil
-import signal
-import subprocess
 import sys
 import time
-from datetime import datetime
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from pointsman.lab import keeper, records
+from pointsman.lab.agent import Agent
+from pointsman.lab.daemon import Daemon
 from pointsman.lab.layout import CLIENT_ADDRESSES, Layout, lay_out
 from pointsman.lab.namespaces import LabError
-from pointsman.lab.network import Host, Network, family_of, has_ipv6
+from pointsman.lab.network import Network, family_of, has_ipv6
 from pointsman.lab.servers import Server, Servers
-from pointsman.lab.traffic import fetch
 from pointsman.sources.manifest_files import ManifestFiles
 from pointsman.sources.protocol import SourceError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
     from types import TracebackType
     from typing import Self
 
     from pointsman.model.parse import Object
     from pointsman.model.problems import Problem
-
-HEALTHZ_PORT: Final = 10256
-_PATIENCE: Final = 20.0
-"""Seconds until an agent that is not ready, or a change that is not in the kernel, counts as failed."""
-
-
-class Agent:
-    """The agent of one node: a process in the node's namespace."""
-
-    def __init__(self, node: Host, manifests: Path, log: Path) -> None:
-        self.node = node
-        self._manifests = manifests
-        self._log = log
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        """Start it; see `wait_until_ready`."""
-        command = [sys.executable, "-m", "pointsman", "agent", "--manifests", str(self._manifests)]
-        with self._log.open("ab") as log:
-            self._process = self.node.namespace.start(
-                [*command, "--node-name", self.node.name, "--healthz-address", f"0.0.0.0:{HEALTHZ_PORT}"],
-                output=log.fileno(),
-            )
-
-    def wait_until_ready(self) -> None:
-        """Wait until its first full sync is in the kernel: /healthz says 200.
-
-        Raises:
-            LabError: it ended, or it is not ready in time; the message holds the end of its log.
-        """
-        self._wait(lambda: self._healthz()[0] == 200, "not ready")  # noqa: PLR2004 - HTTP: OK
-
-    def wait_for_sync(self, after: float) -> float:
-        """Wait until it has brought a change into the kernel.
-
-        Args:
-            after: when the change was made, in Unix seconds.
-
-        Returns:
-            When the sync was done, in Unix seconds.
-
-        Raises:
-            LabError: as for `wait_until_ready`.
-        """
-        self._wait(lambda: self._synced_at() > after, "has not brought the change into the kernel")
-        return self._synced_at()
-
-    def kill(self) -> None:
-        """End it with SIGKILL: it has no chance to clean up."""
-        self._end(signal.SIGKILL)
-
-    def stop(self) -> None:
-        """End it with SIGTERM."""
-        self._end(signal.SIGTERM)
-
-    def release(self) -> int:
-        """Let it outlive this process.
-
-        Returns:
-            Its process ID.
-
-        Raises:
-            LabError: it does not run.
-        """
-        if self._process is None:
-            raise LabError(f"the agent of {self.node.name} is not running")
-        return _release(self._process)
-
-    def _end(self, number: signal.Signals) -> None:
-        if self._process is None:
-            return
-        self._process.send_signal(number)
-        try:
-            self._process.wait(5)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._process = None
-
-    def _healthz(self) -> tuple[int, bytes]:
-        with contextlib.suppress(OSError):
-            return fetch(self.node, "127.0.0.1", HEALTHZ_PORT, "/healthz", timeout=2)
-        return 0, b"{}"
-
-    def _synced_at(self) -> float:
-        families = msgspec.json.decode(self._healthz()[1]).get("status", {})
-        times = [datetime.fromisoformat(family["lastUpdated"]).timestamp() for family in families.values()]
-        return min(times, default=0.0)
-
-    def _wait(self, done: Callable[[], bool], problem: str) -> None:
-        deadline = time.monotonic() + _PATIENCE
-        while not done():
-            ended = self._process is not None and self._process.poll() is not None
-            if ended or time.monotonic() > deadline:
-                said = self._log.read_text("utf-8", "replace").strip().splitlines()[-15:]
-                what = f"ended with status {self._process.returncode}" if ended and self._process else problem
-                raise LabError("\n".join([f"the agent of {self.node.name} {what}; its log ends with:", *said]))
-            time.sleep(0.02)
 
 
 class Cluster:
@@ -202,10 +100,13 @@ class Cluster:
         file = self.files / "servers.json"
         file.write_bytes(msgspec.json.encode([keeper.describe(server) for server in self.servers.running()]))
         self.servers.close()
-        process = self.network.router.namespace.start([sys.executable, "-m", "pointsman.lab.keeper", str(file)])
-        pids = [process.pid, *(agent.release() for agent in self.agents.values())]
-        records.keep(records.Kept(self.network.prefix, tuple(records.process(pid) for pid in pids)))
-        _release(process)
+        command = [sys.executable, "-m", "pointsman.lab.keeper", str(file)]
+        servers = Daemon("the keeper of the servers", self.network.router.namespace, command, self.files / "keeper.log")
+        servers.start()
+        daemons = (servers, *(agent.daemon for agent in self.agents.values()))
+        records.keep(records.Kept(self.network.prefix, tuple(records.process(daemon.pid) for daemon in daemons)))
+        for daemon in daemons:
+            daemon.release()
         self.kept = True
 
     def close(self) -> None:
@@ -238,7 +139,8 @@ class Cluster:
         for server in layout.servers:
             self.servers.start(hosts[server.address], server.port, server.protocol, address=server.address)
         self.agents = {
-            name: Agent(node, self.manifests, self.files / "logs" / f"{name}.log") for name, node in self.nodes.items()
+            name: Agent(node, ("--manifests", str(self.manifests)), self.files / "logs" / f"{name}.log")
+            for name, node in self.nodes.items()
         }
 
 
@@ -258,12 +160,6 @@ def read_manifests(directory: Path) -> tuple[tuple[Object, ...], tuple[Problem, 
         remedy = "correct the files" if problems else "put Services and EndpointSlices into it"
         raise LabError("\n".join([f"--manifests: the directory has no object to use; {remedy}", *map(str, problems)]))
     return objects, problems
-
-
-def _release(process: subprocess.Popen[bytes]) -> int:
-    """Let a process outlive this one: nobody here waits for it any more."""
-    process.returncode = 0
-    return process.pid
 
 
 def _usable(addresses: tuple[str, ...]) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ neighbour discovery and no duplicate address detection to wait for, and addresse
 from __future__ import annotations
 
 import ipaddress
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -91,13 +92,14 @@ class Network:
     """Hosts and the links between them; a context manager that removes them all at its end.
 
     Hosts are declared first (`node`, `pod`, `client`), then brought up together by `build`; more can be declared and
-    built later.
+    built later, also by other threads.
     """
 
     def __init__(self, prefix: str | None = None) -> None:
         self.prefix = prefix or namespaces.new_prefix()
         self.hosts: dict[str, Host] = {}
         self._declared: list[Host] = []
+        self._lock = threading.RLock()
         self._routes: list[tuple[str, Host]] = []
         self._links = 0
         self.router = self._declare(
@@ -130,18 +132,9 @@ class Network:
         Raises:
             LabError: the kernel refuses a part of it; the message names it.
         """
-        new, self._declared = self._declared, []
-        namespaces.create(host.namespace.name for host in new)
-        for host in new:
-            host.namespace.sysctl(_SETTINGS | (_FORWARDING if host.role in {"router", "node"} else {}))
-        namespaces.batch(_link_command(host) for host in new if host.hub)
-        work: dict[str, list[str]] = {}
-        for host in new:
-            work.setdefault(host.name, []).extend(_leaf_commands(host))
-            for hub, commands in _hub_commands(host):
-                work.setdefault(hub.name, []).extend(commands)
-        for name, commands in work.items():
-            self._batch(self.hosts[name], commands)
+        with self._lock:  # what another thread has begun to build is up when this returns
+            new, self._declared = self._declared, []
+            self._bring_up(new)
 
     def route(self, network: str, *, via: Host) -> None:
         """Let clients and other nodes reach a network (``10.96.0.0/16``) or an address through a node.
@@ -160,28 +153,43 @@ class Network:
 
     def remove(self, host: Host) -> None:
         """Remove a host without pods, as if its plug were pulled: nothing is said to its peers."""
-        if any(other.hub is host for other in self.hosts.values()):
-            raise LabError(f"{host.name} has pods; remove them first")
-        if host.hub is not None:
-            self._batch(host.hub, [f"link del {host.port}"])
-        namespaces.remove([host.namespace.name])
-        del self.hosts[host.name]
+        with self._lock:
+            if any(other.hub is host for other in self.hosts.values()):
+                raise LabError(f"{host.name} has pods; remove them first")
+            if host.hub is not None:
+                self._batch(host.hub, [f"link del {host.port}"])
+            namespaces.remove([host.namespace.name])
+            del self.hosts[host.name]
 
     def close(self) -> None:
         """Remove every namespace of this network, and end the processes in them."""
         namespaces.sweep(self.prefix)
         self.hosts.clear()
 
+    def _bring_up(self, new: list[Host]) -> None:
+        namespaces.create(host.namespace.name for host in new)
+        for host in new:
+            host.namespace.sysctl(_SETTINGS | (_FORWARDING if host.role in {"router", "node"} else {}))
+        namespaces.batch(_link_command(host) for host in new if host.hub)
+        work: dict[str, list[str]] = {}
+        for host in new:
+            work.setdefault(host.name, []).extend(_leaf_commands(host))
+            for hub, commands in _hub_commands(host):
+                work.setdefault(hub.name, []).extend(commands)
+        for name, commands in work.items():
+            self._batch(self.hosts[name], commands)
+
     def _declare(self, role: Role, name: str, addresses: tuple[str, ...], hub: Host | None) -> Host:
-        if name in self.hosts:
-            raise LabError(f"there is a host {name!r} already")
         own = tuple(canonical(address) for address in addresses)
         if not has_ipv6() and any(family_of(address) == 6 for address in own):  # noqa: PLR2004 - IP version 6
             raise LabError(f"{name} has an IPv6 address, and this kernel has no IPv6")
-        self._links += 1
-        host = Host(name, role, Namespace(self.prefix + name), own, hub, self._links)
-        self.hosts[name] = host
-        self._declared.append(host)
+        with self._lock:
+            if name in self.hosts:
+                raise LabError(f"there is a host {name!r} already")
+            self._links += 1
+            host = Host(name, role, Namespace(self.prefix + name), own, hub, self._links)
+            self.hosts[name] = host
+            self._declared.append(host)
         return host
 
     def _batch(self, host: Host, commands: list[str]) -> None:

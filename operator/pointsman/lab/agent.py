@@ -1,0 +1,94 @@
+"""The agent of one node: a process in the node's namespace."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from datetime import datetime
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from pointsman.lab.daemon import Daemon
+from pointsman.lab.traffic import fetch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from pointsman.lab.network import Host
+
+HEALTHZ_PORT: Final = 10256
+_PATIENCE: Final = 20.0
+"""Seconds until an agent that is not ready, or a change that is not in the kernel, counts as failed."""
+
+
+class Agent:
+    """An agent that can be started, killed and started again.
+
+    Attributes:
+        node: where it lives.
+        daemon: its process.
+    """
+
+    def __init__(self, node: Host, source: Sequence[str], log: Path) -> None:
+        """Prepare it; it is not started yet.
+
+        Args:
+            node: where it lives; its name is the node's name.
+            source: the options that say what it follows: ``--manifests DIR``.
+            log: file for what it says.
+        """
+        self.node = node
+        command = [sys.executable, "-m", "pointsman", "agent", *source]
+        options = ["--node-name", node.name, "--healthz-address", f"0.0.0.0:{HEALTHZ_PORT}"]
+        self.daemon = Daemon(f"the agent of {node.name}", node.namespace, [*command, *options], log)
+
+    def start(self) -> None:
+        """Start it; see `wait_until_ready`."""
+        self.daemon.start()
+
+    def kill(self) -> None:
+        """End it with SIGKILL: it has no chance to clean up."""
+        self.daemon.kill()
+
+    def stop(self) -> None:
+        """End it with SIGTERM."""
+        self.daemon.stop()
+
+    def wait_until_ready(self) -> None:
+        """Wait until its first full sync is in the kernel: /healthz says 200.
+
+        Raises:
+            LabError: it ended, or it is not ready in time; the message holds the end of its log.
+        """
+        self._wait(lambda: self.healthz()[0] == 200, "is not ready")  # noqa: PLR2004 - HTTP: OK
+
+    def wait_for_sync(self, after: float) -> float:
+        """Wait until it has brought a change into the kernel.
+
+        Args:
+            after: when the change was made, in Unix seconds.
+
+        Returns:
+            When the sync was done, in Unix seconds.
+
+        Raises:
+            LabError: as for `wait_until_ready`.
+        """
+        self._wait(lambda: self._synced_at() > after, "has not brought the change into the kernel")
+        return self._synced_at()
+
+    def healthz(self) -> tuple[int, bytes]:
+        """Return status and body of its health page; (0, an empty object) when it does not answer."""
+        with contextlib.suppress(OSError):
+            return fetch(self.node, "127.0.0.1", HEALTHZ_PORT, "/healthz", timeout=2)
+        return 0, b"{}"
+
+    def _synced_at(self) -> float:
+        families = msgspec.json.decode(self.healthz()[1]).get("status", {})
+        times = [datetime.fromisoformat(family["lastUpdated"]).timestamp() for family in families.values()]
+        return min(times, default=0.0)
+
+    def _wait(self, done: Callable[[], bool], problem: str) -> None:
+        self.daemon.wait_until(done, problem, patience=_PATIENCE)
