@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import socket
 import ssl
@@ -113,27 +114,15 @@ class Api:
         except ApiAwayError:
             return False
 
-    def watch(self, path: str, query: Mapping[str, str], *, timeout: float) -> Iterator[Document]:
-        """Follow a list: yields watch events until the server ends the watch, or is silent for `timeout` seconds.
+    def watch(self, path: str, query: Mapping[str, str], *, timeout: float) -> Watch:
+        """Follow a list from a resourceVersion on; see `Watch`.
 
-        Raises:
-            ApiRefusedError: it refuses.
-            ApiAwayError: it does not answer, or the connection broke.
+        Args:
+            path: of the list.
+            query: parameters such as ``resourceVersion``.
+            timeout: seconds of silence after which it ends.
         """
-        connection = self._connection(timeout)
-        try:
-            connection.request("GET", _with_query(path, {**query, "watch": "1"}))
-            response = connection.getresponse()
-            if response.status != http.HTTPStatus.OK:
-                raise ApiRefusedError(response.status, _decode(response.read()), f"watch {path}")
-            while line := response.readline():
-                yield msgspec.json.decode(line)
-        except TimeoutError:
-            return
-        except (OSError, http.client.HTTPException) as error:
-            raise ApiAwayError(f"watch {path}: {str(error) or type(error).__name__}") from error
-        finally:
-            connection.close()
+        return Watch(self._connection(timeout), _with_query(path, {**query, "watch": "1"}))
 
     def _request(self, method: str, path: str, body: Document | None = None, kind: str = _JSON) -> Any:  # noqa: ANN401 - JSON
         status, answer = self._exchange(method, path, body, kind, _TIMEOUT)
@@ -156,6 +145,43 @@ class Api:
 
     def _connection(self, timeout: float) -> _Connection:
         return _Connection(self._namespace, self._tls, timeout)
+
+
+class Watch:
+    """The events of a list; iterate over it."""
+
+    def __init__(self, connection: http.client.HTTPConnection, path: str) -> None:
+        self._connection = connection
+        self._path = path
+
+    def __iter__(self) -> Iterator[Document]:
+        """Yield watch events until the server ends the watch, is silent for too long, or `close` is called.
+
+        Raises:
+            ApiRefusedError: the API server refuses.
+            ApiAwayError: it does not answer, or the connection broke.
+        """
+        try:
+            self._connection.request("GET", self._path)
+            response = self._connection.getresponse()
+            if response.status != http.HTTPStatus.OK:
+                raise ApiRefusedError(response.status, _decode(response.read()), f"watch {self._path}")
+            while line := response.readline():
+                yield msgspec.json.decode(line)
+        except TimeoutError:
+            return
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            # ValueError: cut off within a line
+            raise ApiAwayError(f"watch {self._path}: {str(error) or type(error).__name__}") from error
+        finally:
+            self._connection.close()
+
+    def close(self) -> None:
+        """End it, from any thread."""
+        sock = self._connection.sock
+        if sock is not None:
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
 
 
 class _Connection(http.client.HTTPSConnection):

@@ -96,6 +96,8 @@ def kube_apiserver(program: Path, files: Path, settings: Settings) -> list[str]:
             "service-account-signing-key-file": f"{keys}/tokens.key",
             "service-cluster-ip-range": settings.service_cidr,
             "service-node-port-range": settings.node_port_range,
+            # Webhooks are Services; no Service proxy runs where the API server does, so it goes to their endpoints.
+            "enable-aggregator-routing": "true",
             "allow-privileged": "true",
             "profiling": "false",
         },

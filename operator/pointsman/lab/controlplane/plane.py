@@ -27,7 +27,7 @@ PROGRAMS: Final = ("etcd", "kube-apiserver", "kube-controller-manager", "kubectl
 _PATIENCE: Final = 60.0
 """Seconds that a component gets to be ready, on a machine that has much else to do."""
 
-_TOKEN_SECONDS: Final = 24 * 3600
+_TOKEN_SECONDS: Final = 30 * 24 * 3600
 
 
 class KubectlError(LabError):
