@@ -4,7 +4,7 @@
 .DEFAULT_GOAL := help
 PYTHON := .venv/bin/python
 
-.PHONY: help setup lab test bench format lint docs lock clean
+.PHONY: help setup lab cluster test bench format lint docs lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -15,7 +15,10 @@ setup: ## install Debian packages and .venv, where they are missing
 lab: setup ## a small cluster on this machine: real connections through real rules
 	@$(PYTHON) -m pointsman lab $(ARGS)
 
-test: setup ## every check: ruff, mypy, import-linter, unit and kernel tests
+cluster: setup ## a cluster with a real API server, kept up for kubectl (builds it with Go: 12 minutes, once)
+	@$(PYTHON) -m pointsman lab --cluster --keep $(ARGS)
+
+test: setup ## every check: ruff, mypy, import-linter, unit, kernel and control-plane tests
 	@scripts/test $(ARGS)
 
 bench: setup ## measure speed and memory; prints a table, writes bench-results.json
@@ -28,8 +31,9 @@ format: setup ## format the code and mend what ruff can mend
 lint: setup ## the checks of `make test` without the tests
 	@scripts/check
 
-docs: setup ## write docs/configuration.md anew from the typed model
+docs: setup ## write docs/configuration.md and crds/ anew from the typed model
 	@$(PYTHON) -m pointsman.api.reference --write
+	@$(PYTHON) -m pointsman.api.crds --write
 
 lock: setup ## renew requirements-dev.lock from pyproject.toml
 	@scripts/lock $(ARGS)

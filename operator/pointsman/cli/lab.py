@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 import typer
 
 if TYPE_CHECKING:
+    from pointsman.cli.lab_view import View
     from pointsman.lab.cluster import Cluster
+    from pointsman.lab.controlplane.cluster import LiveCluster
+    from pointsman.lab.steps import Result, Watcher
 
 _INTERRUPTED = 130
 
@@ -26,6 +29,14 @@ def command(
             help="Your own objects: pods are made for the endpoints in it, and every frontend is tried.",
         ),
     ] = None,
+    cluster: Annotated[
+        bool,
+        typer.Option(
+            "--cluster",
+            help="A real API server with its controllers, the operator, and agents that follow it. Its programs are "
+            "built with Go: about 12 minutes, once.",
+        ),
+    ] = False,
     keep: Annotated[bool, typer.Option("--keep", help="Leave the lab up, and say how to look around.")] = False,
     remove: Annotated[bool, typer.Option("--remove", help="Remove labs that were left up; do nothing else.")] = False,
     plain: Annotated[bool, typer.Option("--plain", help="No colours, nothing that moves.")] = False,
@@ -42,8 +53,14 @@ def command(
 
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _leave)
+    if cluster and manifests:
+        raise typer.BadParameter("--cluster brings its own objects: change them with kubectl after --keep")
     try:
-        good = _remove() if remove else _show(manifests, keep=keep, plain=plain, as_json=output == "json")
+        good = (
+            _remove()
+            if remove
+            else _show(manifests, of_cluster=cluster, keep=keep, plain=plain, as_json=output == "json")
+        )
     except LabError as error:
         typer.echo(f"pointsman lab: {error}", err=True)
         raise typer.Exit(1) from error
@@ -53,23 +70,20 @@ def command(
     raise typer.Exit(0 if good else 1)
 
 
-def _show(manifests: Path | None, *, keep: bool, plain: bool, as_json: bool) -> bool:
+def _show(manifests: Path | None, *, of_cluster: bool, keep: bool, plain: bool, as_json: bool) -> bool:
     from pointsman.cli.lab_view import Silent, View  # noqa: PLC0415 (as above)
     from pointsman.lab import privileges, records  # noqa: PLC0415 (as above)
-    from pointsman.lab.tour import run_tour  # noqa: PLC0415 (as above)
 
+    view = View(plain=plain, stderr=as_json)
+    if of_cluster:
+        _build(view)
     privileges.acquire(sys.argv[1:])
     swept = records.sweep()
-    view = View(plain=plain, stderr=as_json)
     if swept:
         view.note(f"removed what {len(swept)} interrupted labs had left")
-
-    def leave_up(cluster: Cluster) -> None:
-        view.look_around(cluster, inside=privileges.is_inside())
-
     watcher = Silent() if as_json else view
     try:
-        result = run_tour(watcher, manifests=manifests, leave_up=leave_up if keep else None)
+        result = _run_cluster(watcher, view, keep=keep) if of_cluster else _run(watcher, view, manifests, keep=keep)
     finally:
         view.close()
     if as_json:
@@ -79,6 +93,36 @@ def _show(manifests: Path | None, *, keep: bool, plain: bool, as_json: bool) -> 
     else:
         view.verdict(result)
     return result.good
+
+
+def _build(view: View) -> None:
+    """Build the programs of a control plane; this needs the way to the outside that a lab's namespaces do not have."""
+    from pointsman.lab.components.build import provide  # noqa: PLC0415 (as above)
+    from pointsman.lab.controlplane.plane import PROGRAMS  # noqa: PLC0415 (as above)
+
+    provide(PROGRAMS, view.note)
+
+
+def _run(watcher: Watcher, view: View, manifests: Path | None, *, keep: bool) -> Result:
+    from pointsman.cli import lab_hints  # noqa: PLC0415 (as above)
+    from pointsman.lab.privileges import is_inside  # noqa: PLC0415 (as above)
+    from pointsman.lab.tour import run_tour  # noqa: PLC0415 (as above)
+
+    def leave_up(cluster: Cluster) -> None:
+        view.look_around(lab_hints.of_manifests(cluster, inside=is_inside()))
+
+    return run_tour(watcher, manifests=manifests, leave_up=leave_up if keep else None)
+
+
+def _run_cluster(watcher: Watcher, view: View, *, keep: bool) -> Result:
+    from pointsman.cli import lab_hints  # noqa: PLC0415 (as above)
+    from pointsman.lab.controlplane.tour import CLUSTER_IP, PORT, run_cluster_tour  # noqa: PLC0415 (as above)
+    from pointsman.lab.privileges import is_inside  # noqa: PLC0415 (as above)
+
+    def leave_up(cluster: LiveCluster) -> None:
+        view.look_around(lab_hints.of_control_plane(cluster, f"{CLUSTER_IP}:{PORT}", inside=is_inside()))
+
+    return run_cluster_tour(watcher, leave_up=leave_up if keep else None)
 
 
 def _remove() -> bool:

@@ -12,9 +12,10 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from rich.status import Status
 
-    from pointsman.lab.cluster import Cluster
     from pointsman.lab.steps import Bars, Found, Result, Step, Table
 
 _WIDTH: Final = 30
@@ -79,29 +80,8 @@ class View:
         words = Text(says, "bold green" if result.good else "bold red")
         self._console.print(Panel(words, expand=False, border_style=words.style) if self._live else words)
 
-    def look_around(self, cluster: Cluster, *, inside: bool) -> None:
-        """Say what can be done with a lab that stays up."""
-        prefix = cluster.network.prefix
-        node = next(iter(cluster.nodes.values()))
-        pod = next(iter(cluster.client_pods.values()))
-        enter = "ip netns exec"
-        lines = [("its namespaces", f"ls /run/netns/{prefix}*")]
-        if inside:
-            agent = node.namespace.processes()[0]
-            lines.insert(0, ("first enter it", f"nsenter --preserve-credentials -U -m -n -t {agent}"))
-            enter = "nsenter --net=/run/netns/"
-
-        def at(host: str, what: str) -> str:
-            return f"{enter}{host} {what}" if inside else f"{enter} {host} {what}"
-
-        lines += [
-            ("rules of a node", at(node.namespace.name, "nft list table ip pointsman")),
-            ("health of its agent", at(node.namespace.name, "curl -s http://127.0.0.1:10256/healthz")),
-            ("a pod connects", at(pod.namespace.name, f"curl -s http://{_example(cluster)}/")),
-            ("change the objects", f"in {cluster.manifests}"),
-            ("logs of the agents", str(cluster.files / "logs")),
-            ("remove it", "pointsman lab --remove"),
-        ]
+    def look_around(self, lines: Iterable[tuple[str, str]]) -> None:
+        """Say what can be done with a lab that stays up: pairs of what it is for, and what to type."""
         grid = Grid.grid(padding=(0, 2))
         for label, what in lines:
             grid.add_row(Text(label, "dim"), Text(what, "cyan", overflow="fold"))
@@ -143,16 +123,3 @@ def _grid(table: Table) -> Grid:
 
 def _style(cell: str) -> str:
     return {"WRONG": "bold red", "ok": "green"}.get(cell, "")
-
-
-def _example(cluster: Cluster) -> str:
-    """Find a cluster IP and port that answer."""
-    from pointsman.model.objects import EndpointSlice, Service  # noqa: PLC0415 (`pointsman --help` needs none of it)
-
-    slices = [obj for obj in cluster.objects if isinstance(obj, EndpointSlice) and obj.endpoints]
-    served = {(piece.namespace, piece.service) for piece in slices}
-    for obj in cluster.objects:
-        if isinstance(obj, Service) and (obj.namespace, obj.name) in served and obj.cluster_ips and obj.ports:
-            address = obj.cluster_ips[0]
-            return f"[{address}]:{obj.ports[0].port}" if ":" in address else f"{address}:{obj.ports[0].port}"
-    return "CLUSTER-IP:PORT"

@@ -161,6 +161,15 @@ class Network:
             namespaces.remove([host.namespace.name])
             del self.hosts[host.name]
 
+    def adopt(self, name: str, role: Role, addresses: tuple[str, ...], hub: str, link: int) -> Host:
+        """Take over a host that another process has built; see `Host` for the arguments."""
+        host = Host(name, role, Namespace(self.prefix + name), addresses, self.hosts.get(hub), link)
+        with self._lock:
+            self.hosts[name] = host
+            self._links = max(self._links, link)
+            self._declared = [other for other in self._declared if other.name != name]
+        return host
+
     def close(self) -> None:
         """Remove every namespace of this network, and end the processes in them."""
         namespaces.sweep(self.prefix)

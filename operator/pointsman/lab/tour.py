@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Final
 import yaml
 
 from pointsman.lab.cluster import Cluster
-from pointsman.lab.namespaces import LabError
-from pointsman.lab.steps import Found, Result, Step, Table, bars, count
+from pointsman.lab.step_log import StepLog
+from pointsman.lab.steps import Found, Table, bars, count
 from pointsman.lab.survey import survey
 from pointsman.lab.traffic import Answered, Held, Load, Refused, Spread, connect, spread
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pointsman.lab.network import Host
-    from pointsman.lab.steps import Watcher
+    from pointsman.lab.steps import Result, Watcher
 
 MANIFESTS: Final = Path(__file__).with_name("manifests")
 
@@ -220,8 +220,7 @@ def run_tour(
     Raises:
         LabError: the lab itself does not work here, or the manifests cannot be read.
     """
-    begun = time.monotonic()
-    log = _Log(watcher)
+    log = StepLog(watcher)
     made: list[Cluster] = []
 
     def build() -> Found:
@@ -243,34 +242,7 @@ def run_tour(
     finally:
         for cluster in made:
             cluster.close()
-    return Result(all(step.found.good for step in log.steps), tuple(log.steps), time.monotonic() - begun)
-
-
-class _Log:
-    """Takes steps, one after another."""
-
-    def __init__(self, watcher: Watcher) -> None:
-        self.steps: list[Step] = []
-        self._watcher = watcher
-
-    def take(self, title: str, does: str, act: Callable[[], Found]) -> bool:
-        """Take one step; what goes wrong in it is what came of it.
-
-        Returns:
-            Whether it came out as it has to.
-        """
-        self._watcher.begin(len(self.steps) + 1, title, does)
-        begun = time.monotonic()
-        try:
-            found = act()
-        except (LabError, OSError) as error:
-            if not self.steps:
-                raise
-            found = Found(good=False, says=str(error) or type(error).__name__)
-        step = Step(title, does, found, time.monotonic() - begun)
-        self.steps.append(step)
-        self._watcher.end(step)
-        return found.good
+    return log.result()
 
 
 def _built(cluster: Cluster) -> Found:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import ipaddress
+import sys
 import time
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from pointsman.api import crds, permissions, webhooks
+from pointsman.lab import records
 from pointsman.lab.agent import Agent
-from pointsman.lab.controlplane import documents
+from pointsman.lab.controlplane import documents, keeper
 from pointsman.lab.controlplane.operators import NAMESPACE, WEBHOOK, Operators
 from pointsman.lab.controlplane.pods import Pods, now
+from pointsman.lab.daemon import Daemon
 from pointsman.lab.layout import CLIENT_ADDRESSES
 from pointsman.lab.namespaces import LabError
 from pointsman.lab.network import Host
@@ -176,6 +179,25 @@ class LiveCluster:
                 raise LabError(f"waited {patience:g} s for {words}{failures}")
             time.sleep(0.01)
         return time.monotonic() - begun
+
+    def keep(self) -> None:
+        """Leave everything up when this object is closed; Pods go on in a process of their own."""
+        plane = self.plane
+        file = plane.files / "cluster.json"
+        file.write_bytes(msgspec.json.encode(keeper.describe(self)))
+        plane.write_kubectl_script()
+        self.pods.close()
+        self.servers.close()
+        command = [sys.executable, "-m", keeper.__name__, str(file)]
+        pods = Daemon("the keeper of the Pods", plane.namespace, command, plane.files / "logs" / "keeper.log")
+        pods.start()
+        agents = (node.agent.daemon for node in self.nodes.values())
+        operators = (operator.daemon for operator in self.operators.replicas)
+        daemons = [daemon for daemon in (pods, *plane.daemons(), *operators, *agents) if daemon.running]
+        records.keep(records.Kept(plane.network.prefix, tuple(records.process(daemon.pid) for daemon in daemons)))
+        for daemon in daemons:
+            daemon.release()
+        self.kept = plane.kept = True
 
     def close(self) -> None:
         """End agents, operators and servers, unless they are kept."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import ipaddress
 import json
+import shlex
 import subprocess
 from typing import TYPE_CHECKING, Any, Final
 
@@ -174,8 +175,16 @@ class ControlPlane:
 
     def kubectl_command(self, *arguments: str) -> list[str]:
         """Return the command that runs kubectl, in the namespace of the control plane."""
-        options = (f"--kubeconfig={self.kubeconfig}", f"--cache-dir={self.files / 'kubectl'}")
+        options = (f"--kubeconfig={self.kubeconfig}", f"--cache-dir={self.files / 'kubectl-cache'}")
         return [str(self._kubectl), *options, *arguments]
+
+    def write_kubectl_script(self) -> Path:
+        """Write a script that runs kubectl as administrator where the control plane is; returns its path."""
+        script = self.files / "kubectl"
+        command = ["nsenter", f"--net={self.namespace.path}", *self.kubectl_command()]
+        script.write_text(f'#!/bin/sh\nexec {shlex.join(command)} "$@"\n', "utf-8")
+        script.chmod(0o700)
+        return script
 
     def apply(self, objects: Iterable[Mapping[str, Any]]) -> None:
         """Make or change objects with kubectl, server-side.
