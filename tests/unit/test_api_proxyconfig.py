@@ -35,7 +35,7 @@ def test_names_are_as_the_documentation_writes_them() -> None:
     assert names == {
         "mode", "fallbackModes", "scheduler", "nodePortRange", "nodePortRanges", "nodePortAddresses", "nodeSelector",
         "priority", "podCIDRs", "serviceCIDRs", "localDetection", "masqueradeAll", "syncPeriod", "minSyncPeriod",
-        "ipvs", "iptables", "conntrack", "rollout",
+        "ipvs", "iptables", "conntrack", "serviceConditions", "rollout",
     }  # fmt: skip
 
 
@@ -120,7 +120,7 @@ NETWORK = 'a network as "10.0.0.0/8" or "fd00::/64"'
             {"nodePortAddresses": ["primary", "10.0.0.1"]},
             (
                 "spec.nodePortAddresses[1]: '10.0.0.1' is not allowed; "
-                f"allowed: `primary`, `localhost`, `all`, or {NETWORK}"
+                f'allowed: "primary", "localhost", "all", or {NETWORK}'
             ),
         ),
         ({"podCIDRs": ["10.0.0.0/33"]}, f"spec.podCIDRs[0]: '10.0.0.0/33' is not allowed; allowed: {NETWORK}"),

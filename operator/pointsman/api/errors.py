@@ -5,8 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from pydantic import ValidationError
     from pydantic_core import ErrorDetails
 
@@ -17,6 +15,11 @@ _ALLOWED: Final = {
     "model": "a mapping",
     "string": "text",
     "tuple": "a list",
+}
+_BOUNDS: Final = {
+    "ge": "a whole number of {} or more",
+    "le": "a whole number of {} at most",
+    "max_length": "{} characters or entries at most",
 }
 
 
@@ -41,14 +44,14 @@ class FieldProblem(NamedTuple):
 def validation_problems(error: ValidationError) -> list[FieldProblem]:
     """Say what a validation error of one of our resources means, one problem a field, in the fields' order."""
     return [
-        FieldProblem(_path(detail["loc"]), _message(detail), _allowed(detail))
-        for detail in error.errors(include_url=False)
+        FieldProblem(_path(detail), _message(detail), _allowed(detail)) for detail in error.errors(include_url=False)
     ]
 
 
-def _path(location: Iterable[int | str]) -> str:
+def _path(detail: ErrorDetails) -> str:
     path = ""
-    for step in location:
+    inside = detail.get("ctx", {}).get("field")
+    for step in (*detail["loc"], inside) if inside else detail["loc"]:
         path += f"[{step}]" if isinstance(step, int) else f".{step}"
     # `name` is lifted out of metadata when the resource is read.
     return "metadata.name" if path == ".name" else path.removeprefix(".")
@@ -57,7 +60,10 @@ def _path(location: Iterable[int | str]) -> str:
 def _message(detail: ErrorDetails) -> str:
     if detail["type"] == "missing":
         return "is missing"
-    return f"{_short(detail['input'])} is not allowed"
+    context = detail.get("ctx", {})
+    # What a validator of a whole part refuses is one of its fields, and it says which value that has.
+    value = context["value"] if context.get("field") else _short(detail["input"])
+    return f"{value} is not allowed"
 
 
 def _allowed(detail: ErrorDetails) -> str:
@@ -66,10 +72,11 @@ def _allowed(detail: ErrorDetails) -> str:
         return str(context["allowed"])
     if "expected" in context:
         return str(context["expected"]).replace("'", "")
-    if "ge" in context:
-        return f"a whole number of {context['ge']} or more"
     if detail["type"] == "missing":
         return "a value"
+    for bound, words in _BOUNDS.items():
+        if bound in context:
+            return words.format(context[bound])
     kind = detail["type"].removesuffix("_type").removesuffix("_parsing").removesuffix("_from_float")
     return _ALLOWED.get(kind, detail["msg"])
 

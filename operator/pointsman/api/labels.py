@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import ConfigDict, Field, ValidationInfo, field_validator
 
+from pointsman.api import cel
 from pointsman.api.resource import Part
 from pointsman.api.values import refuse
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+MAX_REQUIREMENTS: Final = 64
+"""So many conditions a selector may have; the API server wants bounds for what its rules look at."""
+
 
 class Requirement(Part):
     """One condition on one label."""
+
+    model_config = ConfigDict(json_schema_extra={cel.RULES: cel.requirement_rules()})
 
     key: str
     """The label's name."""
@@ -51,10 +57,12 @@ class Requirement(Part):
 class LabelSelector(Part):
     """Which objects are meant, by their labels. An empty selector means all."""
 
+    model_config = ConfigDict(json_schema_extra={"x-kubernetes-map-type": "atomic"})
+
     match_labels: dict[str, str] = Field(default_factory=dict)
     """Labels with their values; an object has to have all of them."""
 
-    match_expressions: tuple[Requirement, ...] = ()
+    match_expressions: tuple[Requirement, ...] = Field(default=(), max_length=MAX_REQUIREMENTS)
     """Conditions (`key`, `operator` In, NotIn, Exists or DoesNotExist, `values`); an object has to meet all of them."""
 
     def matches(self, labels: Mapping[str, str]) -> bool:

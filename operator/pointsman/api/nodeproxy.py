@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from pydantic import AliasPath, Field
-from pydantic_core import to_json
 
-from pointsman.api.proxyconfig import NodeConfiguration, ProxyConfig, without_nulls
-from pointsman.api.resource import Part
+from pointsman.api.proxyconfig import NodeConfiguration, ProxyConfig
+from pointsman.api.resource import Part, read_document
 from pointsman.api.status import NodeProxyStatus
 
 
@@ -18,7 +17,11 @@ class NodeProxySpec(NodeConfiguration):
 
 
 class NodeProxy(Part):
-    """A NodeProxy object, named after its Node; cluster-scoped, short name `npx`."""
+    """What one node does, and what came of it. Named after its Node, cluster-scoped, short name `npx`.
+
+    The operator writes the spec from the node's ProxyConfig (change that one), the node's agent writes the status:
+    `kubectl get npx` says for each node what its kernel holds.
+    """
 
     name: str = Field(min_length=1, validation_alias=AliasPath("metadata", "name"))
     """`metadata.name`: the node's name."""
@@ -39,10 +42,12 @@ class NodeProxy(Part):
     def read(cls, document: object) -> NodeProxy:
         """Read a NodeProxy document: plain data as a JSON or YAML reader gives it.
 
+        What is wrong in its `status` is left out: it must not keep a node from its configuration.
+
         Raises:
             pydantic.ValidationError: what is wrong; `pointsman.api.errors.validation_problems` says it for people.
         """
-        return cls.model_validate_json(to_json(without_nulls(document)), strict=True)
+        return read_document(cls, document)
 
 
 def resolve(config: ProxyConfig) -> NodeProxySpec:

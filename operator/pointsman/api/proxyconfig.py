@@ -5,25 +5,31 @@ The descriptions of the fields are what users read: `docs/configuration.md` is m
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal, Self
 
-from pydantic import AliasPath, Field, ValidationInfo, field_validator
-from pydantic_core import to_json
+from pydantic import AliasPath, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from pointsman.api.labels import LabelSelector
-from pointsman.api.names import MODES, Mode
-from pointsman.api.resource import Part
-from pointsman.api.schedulers import SCHEDULERS
-from pointsman.api.values import (
-    Cidr,
+from pointsman.api import cel
+from pointsman.api.fields import (
+    MAX_INT32,
+    Cidrs,
     Duration,
     MaxUnavailable,
-    NodePortAddress,
-    PortRange,
+    NodePortAddresses,
     PortRangeText,
-    format_duration,
-    refuse,
+    PositiveDuration,
 )
+from pointsman.api.labels import LabelSelector
+from pointsman.api.names import MODES, Mode
+from pointsman.api.resource import Part, read_document
+from pointsman.api.schedulers import SCHEDULERS
+from pointsman.api.status import ProxyConfigStatus
+from pointsman.api.values import DURATION_PATTERN, PortRange, format_duration, refuse
+
+MAX_NAMESPACE_RANGES: Final = 64
+"""So many entries `nodePortRanges` may have; the API server wants bounds for what its rules look at."""
+MAX_PRIORITY: Final = 1_000_000_000
+"""As with PriorityClasses."""
 
 
 class NamespaceRange(Part):
@@ -52,7 +58,7 @@ class Ipvs(Part):
     udp_timeout: Duration | None = None
     """How long an idle UDP flow stays in the IPVS table. Absent: the kernel's value (5m) is left alone."""
 
-    exclude_cidrs: tuple[Cidr, ...] = ()
+    exclude_cidrs: Cidrs = ()
     """Virtual servers with addresses in these networks belong to somebody else and are never touched."""
 
     graceful_termination: Duration = 900.0
@@ -70,11 +76,11 @@ class Iptables(Part):
 class Conntrack(Part):
     """The kernel's connection tracking. Each field that is absent leaves the kernel's value alone."""
 
-    max_per_core: int | None = Field(default=None, ge=0)
+    max_per_core: int | None = Field(default=None, ge=0, le=MAX_INT32)
     """Tracked connections for each CPU core (sysctl `nf_conntrack_max`). 0: no limit is set. kube-proxy's default:
     32768."""
 
-    min: int | None = Field(default=None, ge=0)
+    min: int | None = Field(default=None, ge=0, le=MAX_INT32)
     """The least number of tracked connections, whatever `maxPerCore` gives. kube-proxy's default: 131072."""
 
     tcp_established_timeout: Duration | None = None
@@ -105,34 +111,48 @@ class Rollout(Part):
 class NodeConfiguration(Part):
     """What a node is to do: the part of a ProxyConfig that its NodeProxy repeats. Every field has a default."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            cel.RULES: [
+                *cel.scheduler_rules(SCHEDULERS),
+                *cel.fallback_rules(MODES),
+                cel.period_rule(DURATION_PATTERN),
+            ]
+        }
+    )
+
     mode: Mode = "nftables"
     """The dataplane that brings Services into the node's kernel."""
 
-    fallback_modes: tuple[Mode, ...] = ()
+    fallback_modes: tuple[Mode, ...] = Field(default=(), max_length=len(MODES))
     """What to use, in this order, on a node that does not support `mode`. Without one, such a node proxies nothing and
     says why."""
 
-    scheduler: str | None = None
+    scheduler: str | None = Field(
+        default=None,
+        max_length=63,
+        json_schema_extra={"x-allowed": "; ".join(f"in mode {m}: {', '.join(SCHEDULERS[m])}" for m in MODES)},
+    )
     """How a backend is chosen for a new connection. A Service overrides it by the annotation
     `pointsman.dev/scheduler`. Absent: the mode's default."""
 
     node_port_range: PortRangeText = PortRange(30000, 32767)
     """Node ports that Services may have; keep it the same as kube-apiserver's `--service-node-port-range`."""
 
-    node_port_ranges: tuple[NamespaceRange, ...] = ()
+    node_port_ranges: tuple[NamespaceRange, ...] = Field(default=(), max_length=MAX_NAMESPACE_RANGES)
     """Other ranges for the Services of some namespaces. The first entry whose selector matches wins over
     `nodePortRange`."""
 
-    node_port_addresses: tuple[NodePortAddress, ...] | None = None
+    node_port_addresses: NodePortAddresses | None = None
     """The node's own addresses on which node ports answer: those in these networks, `primary` (the Node's
     InternalIPs), `localhost` (loopback; without effect in mode `nftables`), or `all`. Absent or empty: `primary` in
     mode `nftables`, `all` in the other modes."""
 
-    pod_cidrs: tuple[Cidr, ...] = ()
+    pod_cidrs: Cidrs = ()
     """Networks of this cluster's pods. Connections from elsewhere to a cluster IP are masqueraded. None known: they
     never are (but see `masqueradeAll`)."""
 
-    service_cidrs: tuple[Cidr, ...] = ()
+    service_cidrs: Cidrs = ()
     """Networks of cluster IPs, for clusters without ServiceCIDR objects (before Kubernetes 1.33). Connections to
     addresses there that no Service has are dropped."""
 
@@ -144,7 +164,7 @@ class NodeConfiguration(Part):
     """Masquerade every connection to a cluster IP. Needed only where pods' answers do not come back through the
     node; backends no longer see their clients' addresses."""
 
-    sync_period: Duration = 30.0
+    sync_period: PositiveDuration = 30.0
     """How often at the least the agent makes sure that the kernel holds what it should, and the longest wait before a
     failed change is tried again."""
 
@@ -191,21 +211,13 @@ class NodeConfiguration(Part):
     def _empty_is_absent(cls, addresses: tuple[str, ...] | None) -> tuple[str, ...] | None:
         return addresses or None
 
-    @field_validator("sync_period")
-    @classmethod
-    def _sync_sometimes(cls, seconds: float) -> float:
-        if seconds <= 0:
-            raise refuse(format_duration(seconds), "a duration above 0s")
-        return seconds
-
-    @field_validator("min_sync_period")
-    @classmethod
-    def _not_above_sync_period(cls, seconds: float, info: ValidationInfo) -> float:
-        longest = info.data.get("sync_period")
-        if longest is not None and seconds > longest:
-            allowed = f"a duration not above spec.syncPeriod ({format_duration(longest)})"
-            raise refuse(format_duration(seconds), allowed)
-        return seconds
+    @model_validator(mode="after")
+    def _sync_in_time(self) -> Self:
+        # Looked at when both are known: a default may be the one that does not fit.
+        if self.min_sync_period > self.sync_period:
+            allowed = f"a duration not above spec.syncPeriod ({format_duration(self.sync_period)})"
+            raise refuse(format_duration(self.min_sync_period), allowed, field="minSyncPeriod")
+        return self
 
 
 class ProxyConfigSpec(NodeConfiguration):
@@ -214,7 +226,7 @@ class ProxyConfigSpec(NodeConfiguration):
     node_selector: LabelSelector | None = None
     """The nodes that this configuration is for, by their labels. Absent: all nodes."""
 
-    priority: int = 0
+    priority: int = Field(default=0, ge=-MAX_PRIORITY, le=MAX_PRIORITY)
     """Of several configurations for one node, the one with the highest priority wins; among equals, the first by
     name."""
 
@@ -223,7 +235,11 @@ class ProxyConfigSpec(NodeConfiguration):
 
 
 class ProxyConfig(Part):
-    """A ProxyConfig object; cluster-scoped, short name `pxc`."""
+    """How nodes proxy Services. Cluster-scoped, short name `pxc`.
+
+    A node gets the one with the highest `spec.priority` of those whose `spec.nodeSelector` matches its labels; among
+    equals, the first by name. `kubectl get pxc` says on how many nodes it is in force.
+    """
 
     name: str = Field(min_length=1, validation_alias=AliasPath("metadata", "name"))
     """`metadata.name`."""
@@ -231,8 +247,14 @@ class ProxyConfig(Part):
     generation: int = Field(default=0, validation_alias=AliasPath("metadata", "generation"))
     """`metadata.generation`: counts the changes of `spec`; 0 where no API server counts."""
 
+    uid: str = Field(default="", validation_alias=AliasPath("metadata", "uid"))
+    """`metadata.uid`."""
+
     spec: ProxyConfigSpec = ProxyConfigSpec()
     """What it asks for."""
+
+    status: ProxyConfigStatus = ProxyConfigStatus()
+    """What came of it."""
 
     @classmethod
     def read(cls, document: object) -> ProxyConfig:
@@ -240,20 +262,9 @@ class ProxyConfig(Part):
 
         Args:
             document: plain data as a JSON or YAML reader gives it. Types are not converted (``"1"`` is no number); a
-                field that is null is as good as absent.
+                field that is null is as good as absent. What is wrong in its `status` is left out.
 
         Raises:
             pydantic.ValidationError: what is wrong; `pointsman.api.errors.validation_problems` says it for people.
         """
-        return cls.model_validate_json(to_json(without_nulls(document)), strict=True)
-
-
-def without_nulls(value: object) -> object:
-    """Leave out the fields of plain data that are null: to Kubernetes they are absent."""
-    match value:
-        case dict():
-            return {key: without_nulls(item) for key, item in value.items() if item is not None}
-        case list():
-            return [without_nulls(item) for item in value]
-        case _:
-            return value
+        return read_document(cls, document)

@@ -12,10 +12,29 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from pointsman.api.labels import LabelSelector, Requirement
-from pointsman.api.names import API_VERSION, MAX_WEIGHT, MODES, SCHEDULER_ANNOTATION, WEIGHT_ANNOTATION
-from pointsman.api.proxyconfig import Conntrack, Iptables, Ipvs, NamespaceRange, ProxyConfigSpec, Rollout
-from pointsman.api.reference_example import EXAMPLE
+from pointsman.api.names import MODES
+from pointsman.api.nodeproxy import NodeProxySpec
+from pointsman.api.proxyconfig import (
+    Conntrack,
+    Iptables,
+    Ipvs,
+    NamespaceRange,
+    NodeConfiguration,
+    ProxyConfigSpec,
+    Rollout,
+)
+from pointsman.api.reference_text import ANNOTATIONS, CONDITION, HEAD
 from pointsman.api.schedulers import DEFAULT_SCHEDULER, SCHEDULERS
+from pointsman.api.status import (
+    AgentInfo,
+    Condition,
+    HeldVersions,
+    ModeCount,
+    NodeCounts,
+    NodeProxyStatus,
+    ProxyConfigStatus,
+    ReportedProblem,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -48,37 +67,50 @@ SECTIONS: Final = (
     ),
     Section("`matchExpressions[]`", "", Requirement),
 )
-"""The page's tables, in its order."""
+"""The page's tables of what users write, in its order."""
 
-_HEAD: Final = f"""\
-<!-- Made by `python -m pointsman.api.reference --write` from operator/pointsman/api; edit there. -->
-
-# Configuration
-
-A `ProxyConfig` (`apiVersion: {API_VERSION}`, cluster-scoped, short name `pxc`) says how nodes proxy Services.
-Without one, all the defaults below hold.
-
-- **Which one a node gets.** Of those whose `nodeSelector` matches the node's labels, the one with the highest
-  `priority`; among equals, the first by name.
-- **Durations** are text with a unit, as everywhere in Kubernetes: `30s`, `50ms`, `1h30m`. **Networks** are CIDRs of
-  either IP family. A field that is null counts as absent; unknown fields are ignored.
-- **In this release** the agent runs the mode `nftables`. What belongs to other modes, and `rollout`, is checked and has
-  no effect yet.
-- **A wrong value** is reported with the field, the value and what is allowed, and leaves out this ProxyConfig.
-
-## Example
-
-Every field, with a comment on each. Write only those that you need.
-
-```yaml
-{EXAMPLE}```
-"""
+STATUS_SECTIONS: Final = (
+    Section("`status` of a ProxyConfig", "The operator writes it.", ProxyConfigStatus),
+    Section("`status.nodes`", "How far the configuration has come.", NodeCounts),
+    Section("`status.effectiveModes[]`", "One entry a mode.", ModeCount),
+    Section(
+        "`spec` of a NodeProxy",
+        "The fields of a ProxyConfig's `spec` that concern one node, every default written out, and this one. The "
+        "operator writes it: what somebody else writes there is put right again.",
+        NodeProxySpec,
+    ),
+    Section(
+        "`status` of a NodeProxy",
+        "The node's agent writes it, when something has changed; the operator says `Unknown` when an agent is silent.",
+        NodeProxyStatus,
+    ),
+    Section("`status.resourceVersions`", "They are said with `spec.serviceConditions` alone.", HeldVersions),
+    Section("`status.agent`", "", AgentInfo),
+    Section("`status.problems[]`", "The same in both kinds.", ReportedProblem),
+    Section("`status.conditions[]`", "The same in both kinds; [the operator](operator.md) has the reasons.", Condition),
+)
+"""The page's tables of what programs write, in its order."""
 
 
 def page() -> str:
     """Return the whole page."""
     tables = "\n".join(_section(section) for section in SECTIONS)
-    return f"{_HEAD}\n{tables}\n{_schedulers()}\n{_annotations()}"
+    told = "\n".join(_status_section(section) for section in STATUS_SECTIONS)
+    return f"{HEAD}\n{tables}\n{_schedulers()}\n{ANNOTATIONS}\n{told}\n{CONDITION}"
+
+
+def _status_section(section: Section) -> str:
+    """Write the table of a part that programs fill in: it has no defaults, and nothing to choose."""
+    schema = section.part.model_json_schema()
+    rows = ""
+    for name, field in section.part.model_fields.items():
+        if section.part is NodeProxySpec and name in NodeConfiguration.model_fields:
+            continue
+        written = field.alias or name
+        kind = _shape(schema["properties"][written], schema.get("$defs", {})).kind
+        rows += f"| `{written}` | {kind} | {_cell(' '.join((field.description or '').split()))} |\n"
+    text = f"\n{section.text}\n" if section.text else ""
+    return f"## {section.title}\n{text}\n| field | type | what it says |\n|---|---|---|\n{rows}"
 
 
 def _section(section: Section) -> str:
@@ -113,19 +145,27 @@ def _shape(schema: dict[str, Any], defs: dict[str, Any]) -> _Shape:
         (schema,) = (option for option in schema["anyOf"] if option.get("type") != "null")
     if "$ref" in schema:
         name = schema["$ref"].rpartition("/")[2]
-        return _Shape("[selector](#selectors)" if name == "LabelSelector" else "object", _OBJECTS.get(name, ""))
+        kind = {"LabelSelector": "[selector](#selectors)"}.get(name) or _STATUS_OBJECTS.get(name, "object")
+        return _Shape(kind, _OBJECTS.get(name, ""))
     if schema.get("type") == "array":
         item = _shape(schema["items"], defs)
-        return _Shape(f"list of {_PLURALS.get(item.kind, item.kind)}", item.allowed)
+        return _Shape(f"list of {_PLURALS.get(item.kind, item.kind.replace('[object]', '[objects]'))}", item.allowed)
     if "enum" in schema:
         return _Shape("word", ", ".join(f"`{value}`" for value in schema["enum"]))
     if "x-type" in schema:
         kind = schema["x-type"]
         return _Shape(kind, "`30s`, `50ms`, `1h30m`, …" if kind == "duration" else schema["x-allowed"])
-    kind = {"boolean": "boolean", "integer": "number", "string": "text", "object": "mapping of text to text"}
+    kinds = {"boolean": "boolean", "integer": "number", "string": "text", "object": "mapping of text to text"}
     allowed = {"boolean": "`true`, `false`", "integer": "a whole number", "string": "any", "object": "any"}
-    least = f" of {schema['minimum']} or more" if "minimum" in schema else ""
-    return _Shape(kind[schema["type"]], allowed[schema["type"]] + least)
+    if schema.get("format") == "date-time":
+        return _Shape("time (RFC 3339)", "")
+    return _Shape(kinds[schema["type"]], allowed[schema["type"]] + _bounds(schema))
+
+
+def _bounds(schema: dict[str, Any]) -> str:
+    if "minimum" not in schema:
+        return ""
+    return f" from {schema['minimum']:,} to {schema['maximum']:,}"
 
 
 _PLURALS: Final = {"CIDR": "CIDRs", "CIDR or word": "CIDRs or words", "object": "objects", "word": "words"}
@@ -137,6 +177,14 @@ _OBJECTS: Final = {
     "NamespaceRange": "see [`spec.nodePortRanges[]`](#specnodeportranges)",
     "Requirement": "see [`matchExpressions[]`](#matchexpressions)",
     "Rollout": "see [`spec.rollout`](#specrollout)",
+}
+_STATUS_OBJECTS: Final = {
+    "AgentInfo": "[object](#statusagent)",
+    "Condition": "[object](#statusconditions)",
+    "HeldVersions": "[object](#statusresourceversions)",
+    "ModeCount": "[object](#statuseffectivemodes)",
+    "NodeCounts": "[object](#statusnodes)",
+    "ReportedProblem": "[object](#statusproblems)",
 }
 
 
@@ -168,20 +216,6 @@ def _schedulers() -> str:
 |---|---|---|
 {rows}
 In mode `ipvs`, a scheduler also needs its module in the node's kernel (`ip_vs_NAME`).
-"""
-
-
-def _annotations() -> str:
-    return f"""\
-## Annotations
-
-| annotation | on | value | what it does |
-|---|---|---|---|
-| `{SCHEDULER_ANNOTATION}` | Service | one of the mode's schedulers | How a backend of this Service is chosen; wins \
-over `spec.scheduler`. |
-| `{WEIGHT_ANNOTATION}` | Pod, EndpointSlice, Endpoints | `"0"` to `"{MAX_WEIGHT}"` (in quotes) | The share \
-of new connections that the endpoint gets, against the others of its Service; 1 where there is none. `"0"` drains: \
-no new connections, existing ones go on. A Pod's wins over its slice's. |
 """
 
 

@@ -57,6 +57,8 @@ spec:
     udpTimeout: 30s
     udpStreamTimeout: 3m
 
+  serviceConditions: true         # kubectl wait --for=condition=pointsman.dev/Programmed service/web
+
   rollout:
-    maxUnavailable: 10%           # nodes that may be changing at one time
+    maxUnavailable: 10%           # nodes that may be changing at one time, or not ready
 """

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import to_json
 
 _WRITTEN: Final = {"cidrs": "CIDRs", "arp": "ARP"}
 """Words that Kubernetes does not write in camel case."""
@@ -26,3 +27,49 @@ class Part(BaseModel):
         populate_by_name=True,
         use_attribute_docstrings=True,
     )
+
+
+_Resource = TypeVar("_Resource", bound=Part)
+
+
+def read_document(resource: type[_Resource], document: object) -> _Resource:
+    """Read an object as the API server or a manifest has it.
+
+    Args:
+        resource: what it should be.
+        document: plain data as a JSON or YAML reader gives it. Types are not converted; a null is as good as absent.
+
+    Returns:
+        The object, without those fields of its `status` that are wrong: anyone who may write a status could otherwise
+        take the configuration away, and a newer release may write what this one does not know.
+
+    Raises:
+        pydantic.ValidationError: what is wrong outside of `status`.
+    """
+    plain = without_nulls(document)
+    try:
+        return resource.model_validate_json(to_json(plain), strict=True)
+    except ValidationError as error:
+        places = [detail["loc"] for detail in error.errors()]
+        odd = {place[1:2] for place in places if place[:1] == ("status",)}
+        if not odd or not isinstance(plain, dict):
+            raise
+        return resource.model_validate_json(to_json(_without_odd_status(plain, odd)), strict=True)
+
+
+def _without_odd_status(plain: dict[str, object], odd: set[tuple[int | str, ...]]) -> dict[str, object]:
+    status = plain["status"]
+    if isinstance(status, dict):
+        return {**plain, "status": {name: value for name, value in status.items() if (name,) not in odd}}
+    return {name: value for name, value in plain.items() if name != "status"}
+
+
+def without_nulls(value: object) -> object:
+    """Leave out the fields of plain data that are null: to Kubernetes they are absent."""
+    match value:
+        case dict():
+            return {key: without_nulls(item) for key, item in value.items() if item is not None}
+        case list():
+            return [without_nulls(item) for item in value]
+        case _:
+            return value

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Final, Literal
+
+from pydantic import Field, WithJsonSchema
+from pydantic.config import JsonDict  # noqa: TC002 (beside the imports that are needed)
 
 from pointsman.api.names import Mode  # noqa: TC001 (pydantic reads the annotations)
 from pointsman.api.resource import Part
 
 ConditionStatus = Literal["True", "False", "Unknown"]
+Timestamp = Annotated[str, WithJsonSchema({"type": "string", "format": "date-time"})]
+"""RFC 3339."""
+
+_BY_TYPE: Final[JsonDict] = {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]}
+"""Each writer of conditions keeps its own ones in server-side apply."""
+_BY_MODE: Final[JsonDict] = {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["mode"]}
 
 
 class Condition(Part):
@@ -25,7 +34,7 @@ class Condition(Part):
     message: str = ""
     """Why, for people."""
 
-    last_transition_time: str
+    last_transition_time: Timestamp
     """When `status` changed last (RFC 3339)."""
 
     observed_generation: int = 0
@@ -64,7 +73,7 @@ class AgentInfo(Part):
     version: str
     """Of Pointsman."""
 
-    started_at: str
+    started_at: Timestamp
     """When it started (RFC 3339)."""
 
 
@@ -83,7 +92,7 @@ class NodeProxyStatus(Part):
     endpoints: int = 0
     """Endpoints that the kernel holds."""
 
-    last_sync_time: str | None = None
+    last_sync_time: Timestamp | None = None
     """When the kernel was last brought up to date (RFC 3339)."""
 
     resource_versions: HeldVersions = HeldVersions()
@@ -98,7 +107,7 @@ class NodeProxyStatus(Part):
     agent: AgentInfo | None = None
     """The agent that wrote this."""
 
-    conditions: tuple[Condition, ...] = ()
+    conditions: tuple[Condition, ...] = Field(default=(), json_schema_extra=_BY_TYPE)
     """`Ready`: the configuration is in force and the kernel up to date. `ModeInForce`: the mode is the wanted one."""
 
 
@@ -137,7 +146,7 @@ class ProxyConfigStatus(Part):
     nodes: NodeCounts = NodeCounts()
     """The nodes that it is for."""
 
-    effective_modes: tuple[ModeCount, ...] = ()
+    effective_modes: tuple[ModeCount, ...] = Field(default=(), json_schema_extra=_BY_MODE)
     """The dataplanes in force."""
 
     problems: tuple[ReportedProblem, ...] = ()
@@ -146,5 +155,5 @@ class ProxyConfigStatus(Part):
     problem_count: int = 0
     """How many problems there are in all."""
 
-    conditions: tuple[Condition, ...] = ()
+    conditions: tuple[Condition, ...] = Field(default=(), json_schema_extra=_BY_TYPE)
     """`Ready`: in force on every node. `Progressing`: on its way to nodes. `Degraded`: some node cannot do it."""
