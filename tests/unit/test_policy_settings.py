@@ -70,6 +70,7 @@ def test_invalid_packets_pass_when_tracking_is_liberal() -> None:
         ({"nodePortAddresses": ["localhost"]}, ADDRESSES, False, ["ProxyConfig c"]),
         ({"mode": "ipvs", "scheduler": "rr"}, ADDRESSES, True, ["ProxyConfig c"]),
         ({"mode": "ipvs", "scheduler": "lc"}, ADDRESSES, True, ["ProxyConfig c", "ProxyConfig c"]),
+        ({"mode": "ipvs", "fallbackModes": ["nftables"]}, ADDRESSES, True, []),
     ],
 )
 def test_problems(

@@ -114,7 +114,7 @@ def primary_addresses(addresses: Iterable[str]) -> tuple[str, ...]:
 def _mode_problems(config: NodeConfiguration, configured_by: str, mode: Mode) -> list[Problem]:
     """Say what a configuration for one mode means while another one is in force."""
     problems = []
-    if config.mode != mode:
+    if config.mode != mode and mode not in config.fallback_modes:
         problems.append(
             Problem(
                 source="",
