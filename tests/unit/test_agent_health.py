@@ -88,5 +88,24 @@ def test_a_node_that_leaves_is_not_eligible_but_alive(probes: Probes) -> None:
     assert probes.ask("/livez")[0] == 200
 
 
+@pytest.mark.parametrize(
+    ("since", "expected"),
+    [
+        (None, {"connected": True}),
+        (1_699_999_999.0, {"connected": False, "since": "2023-11-14T22:13:19.000000Z"}),
+    ],
+)
+def test_an_api_server_that_is_away_is_told_and_makes_nobody_unhealthy(
+    probes: Probes, since: float | None, expected: dict[str, Any]
+) -> None:
+    probes.state.synced_at = 1_700_000_000.0
+    probes.health = Health(probes.state, StoppedClock(), lambda *_: None, lambda: since)
+    status, body = probes.ask("/healthz")
+    assert (status, body["apiServer"]) == (200, expected)
+    probes.state.synced_at = None
+    status, body = probes.ask("/healthz")
+    assert (status, body["apiServer"]) == (503, expected)
+
+
 def test_other_paths_are_not_found(probes: Probes) -> None:
     assert asyncio.run(probes.health.respond("/")).status == 404

@@ -232,3 +232,62 @@ def test_changes_are_counted_by_kind() -> None:
     assert simulation.loop.totals() == {"Namespace": 3}
     assert simulation.loop.queued_at == 1_000_001.0
     assert len(simulation.outcomes) == 2
+
+
+class Versions(Simulation):
+    """Notes the versions that are held at certain times."""
+
+    def __init__(self, *, end: float = 5.0, takes: float = 0.0) -> None:
+        super().__init__(end=end, takes=takes)
+        self.held: dict[float, int] = {}
+
+    def tell(self, time: float, version: int, *names: str, complete: bool = True) -> None:
+        told = batch(*names, complete=complete)
+        told = Batch(told.changes, complete=complete, versions={"Service": version})
+        self.clock.at(time, lambda: self.loop.offer(told))
+
+    def note(self, *times: float) -> None:
+        for time in times:
+            self.clock.at(time, lambda time=time: self.held.update({time: self.loop.versions.get("Service", 0)}))  # type: ignore[misc]  # a default binds
+
+
+def test_versions_are_held_when_their_sync_is_in_the_kernel() -> None:
+    simulation = Versions(takes=0.5)
+    simulation.tell(0.0, 7, "start", complete=False)
+    simulation.tell(1.0, 8)
+    simulation.tell(2.0, 9, "a")
+    simulation.note(0.9, 1.4, 1.6, 2.4, 2.6)
+    simulation.run()
+    assert simulation.held == {0.9: 0, 1.4: 0, 1.6: 8, 2.4: 8, 2.6: 9}
+
+
+def test_a_version_without_changes_is_held_at_once_when_nothing_waits() -> None:
+    simulation = Versions()
+    simulation.tell(0.0, 7, "start")
+    simulation.tell(1.0, 8)
+    simulation.note(0.5, 1.1)
+    assert simulation.run() == [(0.0, ["start"], True)], "it is no reason for a sync"
+    assert simulation.held == {0.5: 7, 1.1: 8}
+
+
+def test_a_version_that_comes_during_a_sync_waits_for_the_changes_before_it() -> None:
+    simulation = Versions(takes=0.5)
+    simulation.tell(0.0, 7, "start")
+    simulation.tell(1.0, 8, "a")
+    simulation.tell(1.1, 9, "b")
+    simulation.tell(1.2, 10)
+    simulation.note(1.4, 1.6, 2.1)
+    simulation.run()
+    assert simulation.held == {1.4: 7, 1.6: 8, 2.1: 10}
+
+
+@pytest.mark.parametrize("result", ["failed", "refused"])
+def test_what_the_kernel_does_not_take_is_not_held(result: str) -> None:
+    simulation = Versions()
+    simulation.syncs.results = ["good", result, result]
+    simulation.tell(0.0, 7, "start")
+    simulation.tell(1.0, 8, "a")
+    simulation.tell(1.15, 9)
+    simulation.note(1.05, 1.2, 1.5)
+    simulation.run()
+    assert simulation.held == {1.05: 7, 1.2: 7, 1.5: 9}

@@ -128,3 +128,12 @@ def test_two_agents_share_nothing() -> None:
     one.count_probe("livez", 200)
     assert "kubeproxy_proxy_livez_total{code=200}" not in samples(other)
     assert "process_resident_memory_bytes{}" in samples(one)
+
+
+def test_whether_the_api_server_answers_is_told_where_there_is_one() -> None:
+    metrics = Metrics()
+    assert "pointsman_api_server_up{}" not in samples(metrics)
+    away: list[float | None] = [None, 1_000.0]
+    metrics.watch_api_server(lambda: away.pop(0))
+    assert samples(metrics)["pointsman_api_server_up{}"] == 1
+    assert samples(metrics)["pointsman_api_server_up{}"] == 0

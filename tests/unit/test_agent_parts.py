@@ -36,6 +36,16 @@ def test_a_problem_is_logged_when_it_comes_and_when_it_goes(caplog: pytest.LogCa
     ]
 
 
+def test_all_problems_there_are_now_can_be_asked_for() -> None:
+    log = ProblemLog()
+    other = Problem("", "Service default/a", "", "x", "y")
+    log.update("manifests", [WRONG])
+    log.update("objects", [WRONG, other])
+    assert log.problems == (other, WRONG)
+    log.update("objects", [])
+    assert log.problems == (WRONG,)
+
+
 def test_json_lines_hold_message_and_exception() -> None:
     try:
         raise KeyError("x")  # noqa: TRY301 (an exception with a traceback is what is wanted)

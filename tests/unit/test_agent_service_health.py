@@ -9,7 +9,7 @@ from pointsman.agent.clock import SystemClock
 from pointsman.agent.service_health import ServiceHealth
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Mapping
 
     from pointsman.model.problems import Problem
 
@@ -36,7 +36,7 @@ async def get(port: int, path: str = "/") -> tuple[int, dict[str, str], Any]:
 class Scenario:
     def __init__(self) -> None:
         self.healthy = True
-        self.problems: list[tuple[Problem, ...]] = []
+        self.problems: list[Mapping[str, Problem]] = []
         self.services = ServiceHealth(lambda: self.healthy, self.problems.append, SystemClock(), "127.0.0.1")
 
     async def settle(self, **checks: Check) -> None:
@@ -98,14 +98,14 @@ def test_a_port_in_use_is_told_and_harms_nobody_else() -> None:
         checks = {"web": Check("default", "web", 0, 1), "api": Check("default", "api", 0, 3)}
         await state.settle(**checks, late=Check("default", "late", taken, 1))
         assert (await get(state.port("default/api")))[0] == 200
-        ((problem,),) = state.problems
+        (problem,) = state.problems[0].values()
         assert "Service default/late: spec.healthCheckNodePort: FailedToStartServiceHealthcheck" in str(problem)
         assert str(taken) in str(problem)
 
         del checks["web"]
         await state.settle(**checks, late=Check("default", "late", taken, 1))
         assert state.port("default/late") == taken, "it is tried again"
-        assert state.problems[-1] == ()
+        assert state.problems[-1] == {}
 
     run(scenario)
 

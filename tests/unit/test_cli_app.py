@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from pointsman.sources.apiserver.access import Access
 from typer.testing import CliRunner
 
 from pointsman import __version__
@@ -71,10 +74,47 @@ def test_what_stops_the_agent_is_one_line_and_a_status(calls: Calls) -> None:
     assert result.stderr == "pointsman agent: --manifests m: cannot read the directory; create it\n"
 
 
-def test_missing_options_are_named() -> None:
-    result = CliRunner().invoke(app, ["agent"])
+def test_the_agent_gets_an_api_server(calls: Calls) -> None:
+    arguments = "agent --kubeconfig k --context c --server https://x --node-name n --state-dir /s --namespace ns"
+    result = CliRunner().invoke(app, arguments.split())
+    assert result.exit_code == 0
+    access = Access(kubeconfig=Path("k"), context="c", in_cluster=False, server="https://x")
+    assert calls.options == [AgentOptions(access, "n", state_dir=Path("/s"), namespace="ns")]
+    result = CliRunner().invoke(app, ["agent", "--in-cluster", "--node-name", "n"])
+    assert result.exit_code == 0
+    access = Access(kubeconfig=None, context=None, in_cluster=True, server=None)
+    assert calls.options[1] == AgentOptions(access, "n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("", "name one source of objects: --manifests DIR, --kubeconfig FILE or --in-cluster"),
+        ("--manifests m --kubeconfig k", "name one source"),
+        ("--kubeconfig k --in-cluster", "name one source"),
+        ("--in-cluster --context c", "--context is of a kubeconfig file"),
+        ("--manifests m --server https://x", "--server is of an API server"),
+    ],
+)
+def test_the_agent_follows_exactly_one_source(calls: Calls, arguments: str, message: str) -> None:
+    result = CliRunner().invoke(app, ["agent", "--node-name", "n", *arguments.split()])
     assert result.exit_code == 2
-    assert "--manifests" in result.stderr
+    assert message in " ".join(result.stderr.split())
+    assert calls.options == []
+
+
+def test_missing_options_are_named() -> None:
+    result = CliRunner().invoke(app, ["agent", "--manifests", "m"])
+    assert result.exit_code == 2
+    assert "--node-name" in result.stderr
+
+
+@pytest.mark.parametrize("module", ["pointsman.cli.app", "pointsman.agent.run"])
+def test_heavy_libraries_are_loaded_only_where_they_are_needed(module: str) -> None:
+    heavy = {"kopf", "kubernetes", "aiohttp", "cryptography", "prometheus_client"}
+    script = f"import sys, {module}; print(sorted({heavy} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
 
 
 class FakeDataplane:

@@ -49,21 +49,44 @@ class _Family(msgspec.Struct, rename="camel"):
     healthy: bool
 
 
+class _ApiServer(msgspec.Struct, omit_defaults=True):
+    connected: bool
+    since: str | None = None
+
+
 class _Body(msgspec.Struct, rename="camel", omit_defaults=True):
     last_updated: str
     current_time: str
     healthy: bool
     status: dict[str, _Family]
     node_eligible: bool | None = None
+    api_server: _ApiServer | None = None
 
 
 class Health:
-    """Judges the proxy's health and answers probes."""
+    """Judges the proxy's health and answers probes.
 
-    def __init__(self, progress: Progress, clock: Clock, count: Callable[[Probe, int], None]) -> None:
+    An API server that is away makes nobody unhealthy: the rules stay. The body says since when it is.
+
+    Args:
+        progress: what health is judged by.
+        clock: time.
+        count: told of each probe and its response's code.
+        outage: tells since when the API server is away (Unix seconds), None while it is there; absent where objects
+            come from elsewhere.
+    """
+
+    def __init__(
+        self,
+        progress: Progress,
+        clock: Clock,
+        count: Callable[[Probe, int], None],
+        outage: Callable[[], float | None] | None = None,
+    ) -> None:
         self._progress = progress
         self._clock = clock
         self._count = count
+        self._outage = outage
 
     @property
     def healthy(self) -> bool:
@@ -98,8 +121,15 @@ class Health:
             healthy=works,
             status={family: _Family(synced, works) for family in _FAMILIES},
             node_eligible=eligible,
+            api_server=self._api_server(),
         )
         return json_response(status, body)
+
+    def _api_server(self) -> _ApiServer | None:
+        if self._outage is None:
+            return None
+        since = self._outage()
+        return _ApiServer(connected=since is None, since=None if since is None else _time(since))
 
 
 def _time(unix: float | None) -> str:

@@ -58,3 +58,8 @@ class ProblemLog:
             _LOG.warning("%s", problem)
         for problem in sorted(before - now):
             _LOG.info("no longer: %s", problem)
+
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        """All that there are now, each once, sorted."""
+        return tuple(sorted({problem for problems in self._known.values() for problem in problems}))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 from pointsman.agent.pacing import Pacing, Why
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from pointsman.agent.clock import Clock
     from pointsman.agent.outcome import Outcome
@@ -57,12 +57,15 @@ class SyncLoop:
     * What the kernel refuses of a sync is told, and tried again in the same way, while all else goes on.
     * When another program changes our tables, a full comparison mends that: within half a second, plus the time
       that the comparison takes.
+    * A resourceVersion counts as held when the kernel holds every change that the source told of until it, and
+      refused no part of them.
     * An exception that is no refusal (a fault of ours) ends `run`, and with it the agent.
 
     Attributes:
         synced_at: Unix seconds of the last sync that the kernel took, or None before the first one.
         node_leaving: the node is being deleted, as of the last sync.
         queued_at: Unix seconds of the last change that came, or None before the first one.
+        versions: the newest resourceVersions that the kernel holds, by kind; a new mapping for each change.
     """
 
     def __init__(
@@ -87,6 +90,8 @@ class SyncLoop:
         self.node_leaving = False
         self.synced_at: float | None = None
         self.queued_at: float | None = None
+        self.versions: Mapping[Kind, int] = {}
+        self._told: dict[Kind, int] = {}
 
     def offer(self, batch: Batch) -> None:
         """Take a batch from a source; returns at once."""
@@ -96,6 +101,8 @@ class SyncLoop:
             self._totals[kind] = self._totals.get(kind, 0) + 1
         news = bool(batch.changes) or (batch.complete and not self._complete)
         self._complete = self._complete or batch.complete
+        self._told |= batch.versions
+        self._hold_what_waits_for_nothing()
         if news:
             now = self._clock.monotonic()
             self.queued_at = self._clock.wall()
@@ -160,6 +167,7 @@ class SyncLoop:
         full = self._pacing.start(self._clock.monotonic())
         changes, self._waiting, self._first_waiting = self._waiting, {}, None
         self._in_flight |= changes
+        told = self._told.copy()
         outcome = await self._worker.run(lambda: self._syncs.sync(changes, full=full))
         now = self._clock.monotonic()
         self.node_leaving = outcome.facts.node_leaving
@@ -173,4 +181,13 @@ class SyncLoop:
             if self._next_glance is None:
                 self._next_glance = now + _GLANCE
             self._pacing.succeed(now, newer=self._first_waiting, complete=not outcome.written.refused)
+            if not self._pacing.incomplete:
+                self.versions = told
+            self._hold_what_waits_for_nothing()
         self._on_outcome(outcome)
+
+    def _hold_what_waits_for_nothing(self) -> None:
+        """Count versions as held that came without a change (bookmarks; status that nobody plans by)."""
+        waiting = self.synced_at is None or self._waiting or self._in_flight or self._pacing.incomplete
+        if not waiting and self.versions != self._told:
+            self.versions = self._told.copy()

@@ -11,7 +11,7 @@ from bisect import bisect_left
 from typing import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from prometheus_client import CollectorRegistry
     from prometheus_client.metrics_core import Metric
@@ -66,6 +66,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self._queue: Queue | None = None
+        self._outage: Callable[[], float | None] | None = None
         self._sync = _by_family(SYNC_BUCKETS)
         self._full = _by_family(SYNC_BUCKETS)
         self._partial = _by_family(SYNC_BUCKETS)
@@ -81,6 +82,10 @@ class Metrics:
     def follow(self, queue: Queue) -> None:
         """Ask `queue` for pending changes at each scrape."""
         self._queue = queue
+
+    def watch_api_server(self, outage: Callable[[], float | None]) -> None:
+        """Ask at each scrape since when the API server is away (Unix seconds; None: it is there)."""
+        self._outage = outage
 
     def count_probe(self, probe: str, code: int) -> None:
         """Count a response of ``healthz`` or ``livez``."""
@@ -147,6 +152,9 @@ class Metrics:
         yield from self._gauges()
 
     def _gauges(self) -> Iterator[Metric]:
+        if self._outage is not None:
+            there: _Values = {(): float(self._outage() is None)}
+            yield _gauge("pointsman_api_server_up", "Whether the API server answers this agent", (), there)
         yield _gauge(
             f"{_SYNC}_last_timestamp_seconds",
             "The last time proxy rules were successfully synced",

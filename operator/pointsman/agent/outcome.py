@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from pointsman.api.names import Mode
+    from pointsman.api.nodeproxy import NodeProxy
     from pointsman.api.proxyconfig import NodeConfiguration
     from pointsman.dataplane.protocol import Dataplane, Written
     from pointsman.model.plan import Answer, Family, Frontend
@@ -53,15 +54,17 @@ class Facts:
         problems: what is wrong with objects, as the planner sees it, and with sysctls.
         node_leaving: the node is being deleted; new connections from outside should go elsewhere.
         min_sync_period, sync_period: seconds, from the configuration in force.
+        node_proxy: the NodeProxy that the configuration comes from, or None where it comes from elsewhere.
     """
 
-    mode: str
+    mode: Mode
     counts: Counts
     health_checks: Mapping[str, HealthCheck]
     problems: tuple[Problem, ...]
     node_leaving: bool
     min_sync_period: float
     sync_period: float
+    node_proxy: NodeProxy | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,6 +50,11 @@ class Pacing:
         """When the oldest change came that is not in the kernel yet, or None when all are."""
         return self._changed
 
+    @property
+    def incomplete(self) -> bool:
+        """Whether the kernel lacks a part of what it was given, which is tried again."""
+        return self._retry is not None
+
     def change(self, now: float) -> None:
         """A change came."""
         if self._changed is None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import signal
 from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn
-
-import msgspec
 
 from pointsman.agent import memory
 from pointsman.agent.clock import SystemClock
@@ -19,11 +18,15 @@ from pointsman.agent.listen import Address, parse_address, serve
 from pointsman.agent.logs import ProblemLog
 from pointsman.agent.loop import SyncLoop
 from pointsman.agent.metrics import Metrics
+from pointsman.agent.options import AgentOptions
 from pointsman.agent.outcome import Kernel, Outcome
 from pointsman.agent.report import log_sync, refusals
 from pointsman.agent.service_health import ServiceHealth
 from pointsman.agent.startup import AgentError, check_rights, claim_node, read_config
+from pointsman.agent.state import StateError, StateKeeper, load
+from pointsman.agent.status import Account
 from pointsman.agent.syncer import Syncer
+from pointsman.agent.wiring import Inside, Side, connected
 from pointsman.agent.worker import WorkerThread
 from pointsman.dataplane.conntrack import Conntrack
 from pointsman.dataplane.nftables import NftablesDataplane
@@ -31,33 +34,21 @@ from pointsman.dataplane.node_addresses import node_addresses
 from pointsman.dataplane.protocol import DataplaneError
 from pointsman.dataplane.sysctl import apply_conntrack, check_forwarding
 from pointsman.policy.planner import Planner
-from pointsman.sources.manifests import ManifestSource
 from pointsman.sources.protocol import SourceError
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Coroutine, Mapping
 
-    from pointsman.sources.protocol import Source
+    from pointsman.agent.wiring import Part
+    from pointsman.api.nodeproxy import NodeProxy
+    from pointsman.model.problems import Problem
+
+__all__ = ["Agent", "AgentOptions", "real_kernel", "run"]
 
 _LOG: Final = logging.getLogger(__name__)
 _METRICS_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
-
-
-class AgentOptions(msgspec.Struct, frozen=True):
-    """What the agent is told at its start.
-
-    Attributes:
-        manifests: directory to follow.
-        node_name: name of the node's Node object, and `nodeName` of the endpoints that run here.
-        config: file with the ProxyConfig to use, whatever the directory has; None to choose from the directory.
-        healthz_address, metrics_address: ``IP:PORT``, "" for none.
-    """
-
-    manifests: Path
-    node_name: str
-    config: Path | None = None
-    healthz_address: str = "0.0.0.0:10256"
-    metrics_address: str = "127.0.0.1:10249"
+_LONG_START: Final = 60.0
+"""Seconds after which a start that still waits for its objects is no start any more: the collector has to work."""
 
 
 def run(options: AgentOptions) -> None:
@@ -95,19 +86,23 @@ class Agent:
         spec = read_config(options.config) if options.config is not None else None
         self._healthz = _address(options.healthz_address, "--healthz-address")
         self._metrics_at = _address(options.metrics_address, "--metrics-address")
-        self._source: Source = ManifestSource(options.manifests)
+        self._options = options
         self._planner = Planner(options.node_name, config=spec, addresses=node_addresses(), mode=kernel.mode)
         self._clock = SystemClock()
         self._problems = ProblemLog()
         self._metrics = Metrics()
+        self._account = Account()
         self._worker = WorkerThread("kernel")
         self._syncer = Syncer(self._planner, kernel)
         self._loop = SyncLoop(self._syncer, self._worker, self._clock, self._synced)
         self._metrics.follow(self._loop)
-        self._health = Health(self._loop, self._clock, self._metrics.count_probe)
-        self._services = ServiceHealth(
-            lambda: self._health.healthy, lambda found: self._problems.update("health check ports", found), self._clock
-        )
+        self._side: Side | None = None
+        outage = None if isinstance(options.source, Path) else self._outage
+        self._health = Health(self._loop, self._clock, self._metrics.count_probe, outage)
+        if outage is not None:
+            self._metrics.watch_api_server(outage)
+        self._services = ServiceHealth(lambda: self._health.healthy, self._checks_failed, self._clock)
+        self._state = self._remember(options.state_dir) if options.state_dir is not None else None
         self._mode = ""
         self._stop = asyncio.Event()
 
@@ -124,10 +119,13 @@ class Agent:
         """
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, self.stop)
+        asyncio.get_running_loop().call_later(_LONG_START, gc.enable)
+        inside = Inside(self._loop, self._account, self._health, self._problems, self._clock)
         try:
             await self._check_support()
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(_forever(name, part), name=name) for name, part in self._parts()]
+            async with connected(self._options, inside) as side, asyncio.TaskGroup() as group:
+                self._side = side
+                tasks = [group.create_task(_forever(name, part), name=name) for name, part in self._parts(side)]
                 await self._stop.wait()
                 _LOG.info("stopping; the kernel keeps its rules")
                 for task in tasks:
@@ -135,12 +133,15 @@ class Agent:
         finally:
             self._worker.close(self._syncer.close)
 
-    def _parts(self) -> list[tuple[str, Coroutine[Any, Any, None]]]:
-        parts: list[tuple[str, Coroutine[Any, Any, None]]] = [
-            ("source", self._follow()),
+    def _parts(self, side: Side) -> list[Part]:
+        parts: list[Part] = [
+            ("source", self._follow(side)),
             ("sync loop", self._loop.run()),
             ("health check ports", self._services.run()),
+            *side.parts(),
         ]
+        if self._state is not None:
+            parts.append(("state directory", self._state.run()))
         if self._healthz is not None:
             parts.append(("healthz", serve(self._health.respond, self._healthz, "--healthz-address", self._clock)))
         if self._metrics_at is not None:
@@ -155,20 +156,52 @@ class Agent:
         if not support.available:
             raise AgentError(support.reason)
 
-    async def _follow(self) -> None:
-        async for batch in self._source.batches():
+    async def _follow(self, side: Side) -> None:
+        async for batch in side.batches():
             if batch.problems is not None:
-                self._problems.update("manifests", batch.problems)
+                self._problems.update(side.origin, batch.problems)
             self._loop.offer(batch)
+
+    def _outage(self) -> float | None:
+        return self._side.outage if self._side is not None else None
+
+    def _remember(self, directory: Path) -> StateKeeper:
+        """Go on with the NodeProxy of the agent before this one, until the source tells of a newer one."""
+
+        def report(found: tuple[Problem, ...]) -> None:
+            self._problems.update("state directory", found)
+
+        kept: NodeProxy | None = None
+        try:
+            kept = load(directory, self._options.node_name)
+        except StateError as error:
+            report((error.problem,))
+        if kept is not None:
+            self._planner.put(kept)
+            _LOG.info(
+                "--state-dir: going on with the last configuration (ProxyConfig %s), until there is a newer one",
+                kept.spec.proxy_config,
+            )
+        return StateKeeper(directory, kept, report, self._clock)
+
+    def _checks_failed(self, failed: Mapping[str, Problem]) -> None:
+        self._problems.update("health check ports", failed.values())
+        if self._side is not None:
+            self._side.tell_failed_checks(failed)
 
     def _synced(self, outcome: Outcome) -> None:
         """Pass on what came of a sync."""
         first, self._mode = not self._mode, outcome.facts.mode
+        self._account.add(outcome)
         self._metrics.count_sync(outcome)
         self._services.update(outcome.facts.health_checks)
         self._problems.update("objects", outcome.facts.problems)
         self._problems.update("kernel", refusals(outcome))
         log_sync(outcome, self._loop.why_full)
+        if self._state is not None and outcome.written is not None:
+            self._state.keep(outcome.facts.node_proxy)
+        if self._side is not None:
+            self._side.look()
         if first:
             memory.settle()
 

@@ -29,15 +29,16 @@ class ServiceHealth:
 
     Args:
         healthy: tells whether this node's proxy is healthy.
-        on_problems: told whenever the ports that could not be opened are others than before; that is what
-            kube-proxy reports as the event ``FailedToStartServiceHealthcheck``. It harms no other Service.
+        on_problems: told, by ``namespace/name`` of the Service, whenever the ports that could not be opened are others
+            than before; that is what kube-proxy reports as the event ``FailedToStartServiceHealthcheck``. It harms no
+            other Service.
         host: where to listen; None means all addresses.
     """
 
     def __init__(
         self,
         healthy: Callable[[], bool],
-        on_problems: Callable[[tuple[Problem, ...]], None],
+        on_problems: Callable[[Mapping[str, Problem]], None],
         clock: Clock,
         host: str | None = None,
     ) -> None:
@@ -47,7 +48,7 @@ class ServiceHealth:
         self._host = host
         self._checks: Mapping[str, HealthCheck] = {}
         self._servers: dict[str, tuple[int, HttpServer]] = {}
-        self._problems: tuple[Problem, ...] = ()
+        self._problems: Mapping[str, Problem] = {}
         self._wake = asyncio.Event()
 
     def update(self, checks: Mapping[str, HealthCheck]) -> None:
@@ -79,8 +80,9 @@ class ServiceHealth:
             if service not in wanted or wanted[service].port != port:
                 del self._servers[service]
                 await server.stop()
-        problems = [await self._open(service, wanted[service]) for service in sorted(wanted.keys() - self._servers)]
-        found = tuple(problem for problem in problems if problem is not None)
+        missing = sorted(wanted.keys() - self._servers)
+        opened = {service: await self._open(service, wanted[service]) for service in missing}
+        found = {service: problem for service, problem in opened.items() if problem is not None}
         if found != self._problems:
             self._problems = found
             self._on_problems(found)

@@ -154,6 +154,7 @@ class Syncer:
             node_leaving=planner.node is not None and planner.node.leaving,
             min_sync_period=planner.config.min_sync_period,
             sync_period=planner.config.sync_period,
+            node_proxy=planner.node_proxy,
         )
 
 

@@ -3,23 +3,49 @@
 from __future__ import annotations
 
 from pathlib import Path  # noqa: TC003 (typer reads the annotations)
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from pointsman.cli.loading import node_name_of
 
+if TYPE_CHECKING:
+    from pointsman.sources.apiserver.access import Access
+
 
 def command(
     *,
-    manifests: Annotated[
-        Path, typer.Option(metavar="DIR", help="Directory of manifests (YAML or JSON) to follow, with those below it.")
-    ],
     node_name: Annotated[str, typer.Option(metavar="NAME", help="Name of this node.", callback=node_name_of)],
+    manifests: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Directory of manifests (YAML or JSON) to follow, with those below it."),
+    ] = None,
+    kubeconfig: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Kubeconfig file that says which API server to follow, and how.")
+    ] = None,
+    in_cluster: Annotated[
+        bool, typer.Option("--in-cluster", help="Follow the API server of the cluster that this Pod runs in.")
+    ] = False,
+    context: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Context of the kubeconfig file; its current one by default.")
+    ] = None,
+    server: Annotated[
+        str | None, typer.Option(metavar="URL", help="Address of the API server, in place of the configured one.")
+    ] = None,
     config: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="File with the ProxyConfig to use, whatever the directory has."),
+        typer.Option(
+            metavar="FILE",
+            help="File with the ProxyConfig to use until this node has a NodeProxy.",
+        ),
     ] = None,
+    state_dir: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Keep the last NodeProxy there, for a start without the API server."),
+    ] = None,
+    namespace: Annotated[
+        str, typer.Option(metavar="NAME", help="Namespace of the agents' Leases.")
+    ] = "pointsman-system",
     healthz_address: Annotated[
         str, typer.Option(metavar="IP:PORT", help="Where /healthz and /livez answer; '' for nowhere.")
     ] = "0.0.0.0:10256",
@@ -29,14 +55,34 @@ def command(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log every sync.")] = False,
     log_format: Annotated[Literal["text", "json"], typer.Option(help="Lines for people, or JSON objects.")] = "text",
 ) -> None:
-    """Follow Services and EndpointSlices, and program this node's kernel. Stopping it leaves the rules in force."""
+    """Follow Services and EndpointSlices, and program this node's kernel. Stopping it leaves the rules in force.
+
+    Objects come from --manifests, or from the API server that --kubeconfig or --in-cluster names.
+    """
     from pointsman.agent.logs import configure  # noqa: PLC0415 (`pointsman --help` needs none of it)
     from pointsman.agent.run import AgentOptions, run  # noqa: PLC0415 (as above)
     from pointsman.agent.startup import AgentError  # noqa: PLC0415 (as above)
 
+    source = _source(manifests, kubeconfig, context, server, in_cluster=in_cluster)
     configure(log_format, verbose=verbose)
     try:
-        run(AgentOptions(manifests, node_name, config, healthz_address, metrics_address))
+        run(AgentOptions(source, node_name, config, healthz_address, metrics_address, state_dir, namespace))
     except AgentError as error:
         typer.echo(f"pointsman agent: {error}", err=True)
         raise typer.Exit(1) from error
+
+
+def _source(
+    manifests: Path | None, kubeconfig: Path | None, context: str | None, server: str | None, *, in_cluster: bool
+) -> Path | Access:
+    if (manifests is not None) + (kubeconfig is not None) + in_cluster != 1:
+        raise typer.BadParameter("name one source of objects: --manifests DIR, --kubeconfig FILE or --in-cluster")
+    if context is not None and kubeconfig is None:
+        raise typer.BadParameter("--context is of a kubeconfig file; name one with --kubeconfig, or leave it out")
+    if manifests is not None:
+        if server is not None:
+            raise typer.BadParameter("--server is of an API server; leave it out with --manifests")
+        return manifests
+    from pointsman.sources.apiserver.access import Access  # noqa: PLC0415 (`pointsman --help` needs none of it)
+
+    return Access(kubeconfig=kubeconfig, context=context, in_cluster=in_cluster, server=server)

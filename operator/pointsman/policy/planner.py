@@ -166,6 +166,11 @@ class Planner:
         return self._cluster.node
 
     @property
+    def node_proxy(self) -> NodeProxy | None:
+        """The NodeProxy that the configuration in force comes from, if it comes from one."""
+        return self._cluster.node_proxy
+
+    @property
     def counts(self) -> Counts:
         """How much there is, as of the last `take`."""
         return self._totals.counts()
