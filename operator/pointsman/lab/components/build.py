@@ -72,7 +72,7 @@ def _build(component: Component, path: Path, go: Toolchain, say: Callable[[str],
     draft = path.with_name(f".{component.name}.draft")
     command = [go.program, "build", *component.module.flags(), "-o", str(draft), component.package]
     begun = time.monotonic()
-    process = subprocess.Popen(  # noqa: S603 - a fixed command
+    with subprocess.Popen(  # noqa: S603 - a fixed command
         command,
         cwd=component.module.directory,
         env=toolchain.environment(),
@@ -80,13 +80,12 @@ def _build(component: Component, path: Path, go: Toolchain, say: Callable[[str],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
-    )
-    try:
-        lines = _follow(process, lambda count: say(_progress(component, count, time.monotonic() - begun)))
-    finally:
-        if process.poll() is None:
+    ) as process:
+        try:
+            lines = _follow(process, lambda count: say(_progress(component, count, time.monotonic() - begun)))
+        except BaseException:
             process.kill()
-            process.wait()
+            raise
     if process.returncode:
         said = "\n".join(lines[-_LAST_LINES:])
         raise LabError(f"`go build {component.package}` failed with status {process.returncode}:\n{said}")
