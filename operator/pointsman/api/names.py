@@ -20,3 +20,9 @@ Mode = Literal["nftables", "ipvs", "iptables", "userspace"]
 """A dataplane, as ``spec.mode`` names it."""
 
 MODES: Final[tuple[Mode, ...]] = get_args(Mode)
+
+WEBHOOK_CONFIGURATION: Final = "pointsman"
+"""Name of the ValidatingWebhookConfiguration."""
+
+WEBHOOK_SECRET: Final = "pointsman-webhook-tls"  # noqa: S105 (a name, no secret)
+"""Name of the Secret that holds the webhook's certificates, in Pointsman's own namespace."""

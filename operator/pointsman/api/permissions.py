@@ -1,0 +1,152 @@
+"""What the agent and the operator may do in a cluster: one source for the chart, the lab and the tests.
+
+Each rule is there because a part of Pointsman asks for it; nothing else is granted. Discovery (``/api``, ``/apis``) is
+open to every account by Kubernetes' own roles.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, NamedTuple
+
+from pointsman.api.names import GROUP, WEBHOOK_CONFIGURATION, WEBHOOK_SECRET
+
+NAMESPACE: Final = "pointsman-system"
+_RBAC: Final = "rbac.authorization.k8s.io"
+_FOLLOW: Final = ("list", "watch")
+
+
+class Rule(NamedTuple):
+    """An entry of ``rules`` in a Role.
+
+    Attributes:
+        group: the API group; empty for core.
+        resources: their plural names, with subresources as ``services/status``.
+        verbs: what may be done.
+        names: of single objects; empty for all.
+    """
+
+    group: str
+    resources: tuple[str, ...]
+    verbs: tuple[str, ...]
+    names: tuple[str, ...] = ()
+
+    def document(self) -> dict[str, Any]:
+        """Write it as a Role has it."""
+        written = {"apiGroups": [self.group], "resources": list(self.resources), "verbs": list(self.verbs)}
+        return {**written, "resourceNames": list(self.names)} if self.names else written
+
+
+class Permissions(NamedTuple):
+    """What one program may do.
+
+    Attributes:
+        component: `agent` or `operator`.
+        cluster: everywhere.
+        namespaced: in Pointsman's own namespace alone.
+    """
+
+    component: str
+    cluster: tuple[Rule, ...]
+    namespaced: tuple[Rule, ...]
+
+    @property
+    def account(self) -> str:
+        """The name of the ServiceAccount, and of all that is bound to it."""
+        return f"pointsman-{self.component}"
+
+
+_EVENTS: Final = (
+    Rule("", ("events",), ("create", "patch")),
+    Rule("events.k8s.io", ("events",), ("create", "patch")),
+)
+
+AGENT: Final = Permissions(
+    "agent",
+    cluster=(
+        Rule("", ("services", "nodes"), ("get", *_FOLLOW)),
+        Rule("", ("endpoints", "namespaces"), _FOLLOW),
+        Rule("discovery.k8s.io", ("endpointslices",), _FOLLOW),
+        Rule("networking.k8s.io", ("servicecidrs",), _FOLLOW),
+        Rule(GROUP, ("nodeproxies",), ("get", *_FOLLOW)),
+        Rule(GROUP, ("nodeproxies/status",), ("patch",)),
+        *_EVENTS,
+    ),
+    # A role cannot say "the one that is called after your node": an agent could renew another's Lease.
+    namespaced=(Rule("coordination.k8s.io", ("leases",), ("get", "create", "update", "patch")),),
+)
+
+OPERATOR: Final = Permissions(
+    "operator",
+    cluster=(
+        Rule("", ("services", "nodes", "namespaces"), ("get", *_FOLLOW)),
+        Rule("", ("endpoints",), _FOLLOW),
+        Rule("", ("services/status",), ("patch",)),
+        Rule("discovery.k8s.io", ("endpointslices",), _FOLLOW),
+        Rule(GROUP, ("proxyconfigs",), ("get", *_FOLLOW)),
+        Rule(GROUP, ("nodeproxies",), ("get", *_FOLLOW, "create", "update", "patch", "delete")),
+        Rule(GROUP, ("proxyconfigs/status", "nodeproxies/status"), ("patch",)),
+        # Kopf learns from these that a custom resource has come or gone.
+        Rule("apiextensions.k8s.io", ("customresourcedefinitions",), _FOLLOW),
+        Rule(
+            "admissionregistration.k8s.io",
+            ("validatingwebhookconfigurations",),
+            ("get", "patch"),
+            (WEBHOOK_CONFIGURATION,),
+        ),
+        *_EVENTS,
+    ),
+    namespaced=(
+        Rule("coordination.k8s.io", ("leases",), ("get", *_FOLLOW, "create", "update", "patch")),
+        Rule("", ("secrets",), ("get", "update", "patch"), (WEBHOOK_SECRET,)),
+        Rule("", ("secrets",), ("create",)),  # what is created has no name yet that a rule could hold
+    ),
+)
+
+
+def manifests(namespace: str = NAMESPACE) -> list[dict[str, Any]]:
+    """Return the objects that grant the permissions, in the order in which to apply them.
+
+    Args:
+        namespace: Pointsman's own; it is among the objects.
+
+    Returns:
+        Plain data, each time anew.
+    """
+    return [
+        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace, "labels": _labels()}},
+        *_granted(AGENT, namespace),
+        *_granted(OPERATOR, namespace),
+    ]
+
+
+def _granted(permissions: Permissions, namespace: str) -> list[dict[str, Any]]:
+    everywhere = {"name": permissions.account, "labels": _labels(permissions.component)}
+    here = {**everywhere, "namespace": namespace}
+    account = {"kind": "ServiceAccount", "name": permissions.account, "namespace": namespace}
+    return [
+        {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": here},
+        _role("ClusterRole", everywhere, permissions.cluster),
+        _binding("ClusterRole", everywhere, account),
+        _role("Role", here, permissions.namespaced),
+        _binding("Role", here, account),
+    ]
+
+
+def _role(kind: str, metadata: dict[str, Any], rules: tuple[Rule, ...]) -> dict[str, Any]:
+    documents = [rule.document() for rule in rules]
+    return {"apiVersion": f"{_RBAC}/v1", "kind": kind, "metadata": metadata, "rules": documents}
+
+
+def _binding(kind: str, metadata: dict[str, Any], account: dict[str, str]) -> dict[str, Any]:
+    return {
+        "apiVersion": f"{_RBAC}/v1",
+        "kind": f"{kind}Binding",
+        "metadata": metadata,
+        "roleRef": {"apiGroup": _RBAC, "kind": kind, "name": metadata["name"]},
+        "subjects": [account],
+    }
+
+
+def _labels(component: str = "") -> dict[str, str]:
+    name = {"app.kubernetes.io/name": "pointsman"}
+    return {**name, "app.kubernetes.io/component": component} if component else name

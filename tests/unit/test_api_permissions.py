@@ -1,0 +1,79 @@
+"""What agent and operator may do: as much as they need, and not more."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pointsman.api.permissions import AGENT, OPERATOR, Permissions, Rule, manifests
+
+
+def writable(permissions: Permissions) -> dict[str, set[str]]:
+    reading = {"get", "list", "watch"}
+    found: dict[str, set[str]] = {}
+    for rule in permissions.cluster:
+        for resource in rule.resources:
+            verbs = set(rule.verbs) - reading
+            if verbs:
+                found.setdefault(resource, set()).update(verbs)
+    return found
+
+
+def test_the_agent_writes_its_status_and_events_alone() -> None:
+    assert writable(AGENT) == {"nodeproxies/status": {"patch"}, "events": {"create", "patch"}}
+
+
+def test_the_operator_never_writes_on_what_users_own() -> None:
+    assert writable(OPERATOR) == {
+        "nodeproxies": {"create", "update", "patch", "delete"},
+        "nodeproxies/status": {"patch"},
+        "proxyconfigs/status": {"patch"},
+        "services/status": {"patch"},
+        "validatingwebhookconfigurations": {"patch"},
+        "events": {"create", "patch"},
+    }
+
+
+@pytest.mark.parametrize("permissions", [AGENT, OPERATOR])
+def test_nothing_is_granted_at_large(permissions: Permissions) -> None:
+    rules = (*permissions.cluster, *permissions.namespaced)
+    assert not [rule for rule in rules if "*" in (rule.group, *rule.resources, *rule.verbs)]
+    assert not {"secrets", "pods", "configmaps"} & {name for rule in permissions.cluster for name in rule.resources}
+
+
+def test_secrets_are_read_by_name() -> None:
+    reading = [rule for rule in OPERATOR.namespaced if "secrets" in rule.resources and "get" in rule.verbs]
+    assert [rule.names for rule in reading] == [("pointsman-webhook-tls",)]
+
+
+def test_a_rule_with_names() -> None:
+    assert Rule("", ("secrets",), ("get",), ("a",)).document() == {
+        "apiGroups": [""],
+        "resources": ["secrets"],
+        "verbs": ["get"],
+        "resourceNames": ["a"],
+    }
+
+
+def test_manifests_belong_together() -> None:
+    objects = manifests("here")
+    by_kind: dict[str, list[dict[str, Any]]] = {}
+    for obj in objects:
+        by_kind.setdefault(obj["kind"], []).append(obj)
+    assert objects[0]["metadata"]["name"] == "here"
+    names = ["pointsman-agent", "pointsman-operator"]
+    for kind in ("ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding"):
+        assert [obj["metadata"]["name"] for obj in by_kind[kind]] == names
+    for kind in ("ServiceAccount", "Role", "RoleBinding"):
+        assert {obj["metadata"]["namespace"] for obj in by_kind[kind]} == {"here"}
+    for kind in ("ClusterRole", "Role"):
+        for binding in by_kind[f"{kind}Binding"]:
+            name = binding["metadata"]["name"]
+            assert binding["roleRef"] == {"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": name}
+            assert binding["subjects"] == [{"kind": "ServiceAccount", "name": name, "namespace": "here"}]
+
+
+def test_each_call_gives_data_of_its_own() -> None:
+    manifests()[0]["metadata"]["name"] = "changed"
+    assert manifests()[0]["metadata"]["name"] == "pointsman-system"
