@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pointsman.lab.components.build import provide
+from pointsman.lab.controlplane.cluster import LiveCluster
 from pointsman.lab.controlplane.plane import PROGRAMS, ControlPlane
 from pointsman.lab.namespaces import LabError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-_ALWAYS = ("network namespaces", "veth devices")
+NODES = ("master", "node01", "node02")
 _HERE = Path(__file__).parent
 
 
@@ -42,10 +43,30 @@ def _needs(request: pytest.FixtureRequest, require: Callable[[str], None]) -> No
 
 
 @pytest.fixture(scope="session")
-def control_plane(swept: None, require: Callable[[str], None]) -> Iterator[ControlPlane]:  # noqa: ARG001 - swept first
-    """The control plane, with a wide node port range; objects that a test makes are its own to remove."""
-    for feature in _ALWAYS:
+def ground(swept: None, require: Callable[[str], None]) -> None:  # noqa: ARG001 - swept first
+    """What a control plane needs of the machine."""
+    for feature in ("network namespaces", "veth devices", "Go"):
         require(feature)
-    require("Go")
+
+
+@pytest.fixture(scope="session")
+def control_plane(ground: None) -> Iterator[ControlPlane]:  # noqa: ARG001 - asked for first
+    """A bare control plane with a wide node port range; objects that a test makes are its own to remove."""
     with ControlPlane() as plane:
         yield plane
+
+
+@pytest.fixture(scope="session")
+def cluster(ground: None, require: Callable[[str], None]) -> Iterator[LiveCluster]:  # noqa: ARG001 - asked for first
+    """A whole cluster on a control plane of its own: NODES with agents, one operator with its webhook.
+
+    Tests share it: one that breaks a part mends it, and removes the objects that it made.
+    """
+    for feature in ("nftables", "connection tracking"):
+        require(feature)
+    with ControlPlane() as plane, LiveCluster(plane) as made:
+        made.install()
+        made.operators.start()
+        made.operators.wait_for_webhook()
+        made.add_nodes(NODES)
+        yield made
