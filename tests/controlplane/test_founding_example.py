@@ -39,9 +39,8 @@ def example(cluster: LiveCluster) -> Iterator[LiveCluster]:
     cluster.wait_for_pods(SELECTOR, 2)
     until_answered(cluster, cluster.nodes["node02"].client)
     yield cluster
-    plane.kubectl(
-        "delete", "--ignore-not-found", "deployment/test-nginx", *(f"service/{s}" for s in names_of_services())
-    )
+    services = (f"service/{service['metadata']['name']}" for service in EXAMPLE["objects"]["services"])
+    plane.kubectl("delete", "--ignore-not-found", "deployment/test-nginx", *services)
     cluster.wait_for_pods(SELECTOR, 0)
     with pytest.raises(AssertionError):
         answered(cluster.outside, cluster.nodes["master"].host.address(), NODE_PORT)
