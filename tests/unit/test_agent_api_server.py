@@ -8,7 +8,6 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from pointsman.sources.apiserver.access import Access
 
 from pointsman.agent import api_server, memory
 from pointsman.agent.outcome import Kernel
@@ -19,6 +18,7 @@ from pointsman.dataplane.protocol import Support, Written
 from pointsman.model.objects import ObjectKey, Service, ServicePort
 from pointsman.model.parse import key_of
 from pointsman.sources.apiserver import client as client_module
+from pointsman.sources.apiserver.access import Access
 from pointsman.sources.protocol import Batch, Change
 from support.writes import FakeWrites, ScriptedClock
 
@@ -134,8 +134,7 @@ def run(
 ) -> None:  # fmt: skip
     async def main() -> None:
         cluster.told = asyncio.Queue()
-        access = Access(kubeconfig=None, context=None, in_cluster=True, server=None)
-        options = AgentOptions(access, "node-1", config, "", "", state_dir)
+        options = AgentOptions(Access(in_cluster=True), "node-1", config, "", "", state_dir)
         agent = Agent(options, cluster.kernel.kernel())
         running = asyncio.create_task(agent.run())
         async with asyncio.timeout(20):

@@ -31,5 +31,6 @@ def test_what_is_refused_is_tried_again_with_growing_pauses() -> None:
     assert [pacing.failed(100.0, 1.0) for _ in range(8)] == [1, 2, 4, 8, 16, 32, 60, 60]
     assert pacing.due(100.0, urgent=True) == 160.0
     assert pacing.failed(200.0, 0.0) == 30.0, "by chance half of it"
+    assert pacing.failed(250.0, 0.0, at_least=77.0) == 77.0, "the API server may ask for more"
     pacing.wrote(300.0)
     assert pacing.failed(301.0, 1.0) == 1.0

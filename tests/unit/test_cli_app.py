@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from pointsman.sources.apiserver.access import Access
 from typer.testing import CliRunner
 
 from pointsman import __version__
@@ -16,6 +15,7 @@ from pointsman.agent.startup import AgentError
 from pointsman.cli.app import app
 from pointsman.cli.cleanup import answers
 from pointsman.dataplane.protocol import DataplaneError
+from pointsman.sources.apiserver.access import Access
 
 
 class Calls:
@@ -78,12 +78,11 @@ def test_the_agent_gets_an_api_server(calls: Calls) -> None:
     arguments = "agent --kubeconfig k --context c --server https://x --node-name n --state-dir /s --namespace ns"
     result = CliRunner().invoke(app, arguments.split())
     assert result.exit_code == 0
-    access = Access(kubeconfig=Path("k"), context="c", in_cluster=False, server="https://x")
+    access = Access(Path("k"), "c", server="https://x")
     assert calls.options == [AgentOptions(access, "n", state_dir=Path("/s"), namespace="ns")]
     result = CliRunner().invoke(app, ["agent", "--in-cluster", "--node-name", "n"])
     assert result.exit_code == 0
-    access = Access(kubeconfig=None, context=None, in_cluster=True, server=None)
-    assert calls.options[1] == AgentOptions(access, "n")
+    assert calls.options[1] == AgentOptions(Access(in_cluster=True), "n")
 
 
 @pytest.mark.parametrize(

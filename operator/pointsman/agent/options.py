@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
 
-if TYPE_CHECKING:
-    from pointsman.sources.apiserver.access import Access
+from pointsman.sources.apiserver.access import Access
 
 
 class AgentOptions(msgspec.Struct, frozen=True):

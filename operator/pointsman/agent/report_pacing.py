@@ -44,17 +44,18 @@ class ReportPacing:
         """The API server took a write."""
         self._written, self._delay, self._slow_since = now, 0.0, None
 
-    def failed(self, now: float, share: float) -> float:
+    def failed(self, now: float, share: float, at_least: float = 0.0) -> float:
         """The API server took nothing.
 
         Args:
             now: monotonic seconds.
             share: from 0 to 1, by chance: agents that failed together shall not come back together.
+            at_least: seconds to wait that the API server asks for.
 
         Returns:
             The pause in seconds: growing, with chance; a minute at most.
         """
         self._delay = min(self._delay * 2 or _FIRST_RETRY, _LAST_RETRY)
-        pause = self._delay * (0.5 + share / 2)
+        pause = max(self._delay * (0.5 + share / 2), at_least)
         self._retry = now + pause
         return pause

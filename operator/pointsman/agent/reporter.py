@@ -136,6 +136,6 @@ class StatusReporter:
             if self._known is before:
                 self._known = None
             return
-        pause = self._pacing.failed(self._clock.monotonic(), self._chance.random())
+        pause = self._pacing.failed(self._clock.monotonic(), self._chance.random(), error.retry_after or 0.0)
         _LOG.debug("the status was refused (%s); trying again in %.1f s", error, pause)
         self._on_problems((refused("the status of this node's NodeProxy", error, "patch nodeproxies/status"),))

@@ -64,6 +64,8 @@ def run(options: AgentOptions) -> None:
     try:
         with claim_node():
             asyncio.run(Agent(options, real_kernel()).run())
+    except SourceError as error:
+        raise AgentError(str(error)) from error
     except ExceptionGroup as group:
         first = group.exceptions[0]
         if isinstance(first, SourceError):

@@ -75,7 +75,7 @@ async def connected(options: AgentOptions, inside: Inside) -> AsyncIterator[Side
     """Connect the agent with what its options name.
 
     Raises:
-        AgentError: the options do not say how to reach the API server.
+        SourceError: the options do not say how to reach the API server.
     """
     if isinstance(options.source, Path):
         yield FromManifests(options.source)
