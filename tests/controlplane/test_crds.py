@@ -72,6 +72,14 @@ def test_what_is_good_is_accepted_and_means_the_same_with_every_default_filled_i
     assert [ProxyConfig.read(obj).spec for obj in stored] == [ProxyConfig.read(item).spec for item in items]
 
 
+def test_whatever_is_good_the_operator_can_write_into_a_node_proxy(cluster: ControlPlane) -> None:
+    specs = [resolve(ProxyConfig.read(config("crds-good", spec))) for spec in GOOD]
+    written = [spec.model_dump(mode="json", by_alias=True, exclude_none=True) for spec in specs]
+    items = [{**config(f"crds-{number}", spec), "kind": "NodeProxy"} for number, spec in enumerate(written)]
+    output = cluster.kubectl("create", "--dry-run=server", "-o", "yaml", "-f", "-", stdin=listed(items))
+    assert [NodeProxy.read(stored).spec for stored in yaml.safe_load_all(output)] == specs
+
+
 def test_a_kind_without_a_spec_is_all_defaults(cluster: ControlPlane) -> None:
     bare = {key: value for key, value in config("crds-bare", None).items() if key != "spec"}
     stored = yaml.safe_load(

@@ -137,7 +137,8 @@ class NodeConfiguration(Part):
     `pointsman.dev/scheduler`. Absent: the mode's default."""
 
     node_port_range: PortRangeText = PortRange(30000, 32767)
-    """Node ports that Services may have; keep it the same as kube-apiserver's `--service-node-port-range`."""
+    """Node ports that Services may have. kube-apiserver has a range of its own (`--service-node-port-range`), and a
+    port has to be in both: keep the two the same, or this one inside of that."""
 
     node_port_ranges: tuple[NamespaceRange, ...] = Field(default=(), max_length=MAX_NAMESPACE_RANGES)
     """Other ranges for the Services of some namespaces. The first entry whose selector matches wins over
