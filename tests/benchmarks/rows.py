@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+import admission
 import workloads
 from objects import Size
 
@@ -89,6 +90,12 @@ ROWS: Final = (
         f"connect through a Service, against direct, in turns: {_COMMON}",
         lambda quick: workloads.connects(_scaled(_COMMON, quick=quick), 500 if quick else 5000),
         (Target("ratio", 1.10),),
+    ),
+    Row(
+        "admission",
+        "review of a Service by the webhook, over TLS on loopback: 10,000 Services with node ports",
+        lambda quick: admission.reviews(1_000 if quick else 10_000, 500 if quick else 5_000),
+        (Target("p50 ms", 5), Target("p99 ms", 20)),
     ),
 )
 BY_NAME: Final = {row.name: row for row in ROWS}

@@ -167,3 +167,14 @@ def test_an_address_in_use_is_an_error() -> None:
             await other.run()
 
     run(scenario)
+
+
+def test_idle_connections_do_not_hold_up_the_end() -> None:
+    async def scenario() -> None:
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        async with asyncio.timeout(5), contextlib.AsyncExitStack() as left_open, running() as server:
+            _, idle = await asyncio.open_connection(HOST, server.server.addresses[0][1], ssl=context)
+            left_open.callback(idle.close)
+
+    asyncio.run(scenario())

@@ -8,10 +8,9 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from pointsman.api.names import WEBHOOK_SECRET
 from pointsman.controller.admission.certificates import Credentials
 
-SECRET_NAME: Final = "pointsman-webhook-tls"  # noqa: S105 (a name, no secret)
-CONFIGURATION_NAME: Final = "pointsman"
 CONFIGURATIONS: Final = "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations"
 
 _CERTIFICATE: Final = "tls.crt"
@@ -83,7 +82,7 @@ def secret_document(namespace: str, credentials: Credentials) -> dict[str, objec
         "kind": "Secret",
         "type": "kubernetes.io/tls",
         "metadata": {
-            "name": SECRET_NAME,
+            "name": WEBHOOK_SECRET,
             "namespace": namespace,
             "labels": {"app.kubernetes.io/name": "pointsman", "app.kubernetes.io/component": "operator"},
         },

@@ -22,6 +22,7 @@ from pointsman.controller.admission.review import judge
 from pointsman.controller.admission.written import WrittenService, facts
 from pointsman.model import raw
 from pointsman.sources.apiserver.client import ApiError, Unreachable
+from pointsman.sources.protocol import SourceError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -123,9 +124,9 @@ class SecondLook:
         try:
             async with asyncio.timeout(_PATIENCE):
                 return judge(request, await self._look(request))
-        except (ApiError, Unreachable, TimeoutError, msgspec.DecodeError) as error:
+        except (ApiError, Unreachable, SourceError, TimeoutError, msgspec.DecodeError) as error:
             _LOG.warning(
-                "refused Service %s without a second look: %s", request.full_name, error or "no answer in time"
+                "refused Service %s without a second look: %s", request.full_name, str(error) or "no answer in time"
             )
             return verdict
 

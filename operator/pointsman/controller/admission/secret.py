@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from pointsman.api.names import WEBHOOK_CONFIGURATION, WEBHOOK_SECRET
 from pointsman.controller.admission.bundle import (
-    CONFIGURATION_NAME,
     CONFIGURATIONS,
-    SECRET_NAME,
     StoredCredentials,
     bundle_patch,
     read_secret,
@@ -27,6 +26,7 @@ from pointsman.controller.admission.bundle import (
 )
 from pointsman.controller.admission.certificates import Credentials, end_of, renewed
 from pointsman.sources.apiserver.client import ApiError, Unreachable
+from pointsman.sources.protocol import SourceError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -84,7 +84,7 @@ class CertificateKeeper:
         while True:
             try:
                 await self.look()
-            except (ApiError, Unreachable, msgspec.DecodeError, ssl.SSLError) as error:
+            except (ApiError, Unreachable, SourceError, msgspec.DecodeError, ssl.SSLError) as error:
                 self._say(f"cannot look after the webhook's certificates: {error}")
             await asyncio.sleep(INTERVAL if self._serving.is_loaded else _SOON)
 
@@ -101,7 +101,7 @@ class CertificateKeeper:
         if stored is None or (not stored.is_of_another and self._leads()):
             stored = await self._advance(stored)
         if stored is None or not stored.credentials.certificate:
-            self._say(f"Secret {self._namespace}/{SECRET_NAME} holds no certificate yet: waiting for it")
+            self._say(f"Secret {self._namespace}/{WEBHOOK_SECRET} holds no certificate yet: waiting for it")
             return
         if self._serving.load(stored.credentials):
             _LOG.info("serving the webhook's certificate that ends at %s", end_of(stored.credentials))
@@ -109,7 +109,7 @@ class CertificateKeeper:
 
     async def _stored(self) -> StoredCredentials | None:
         try:
-            return read_secret(await self._client.get(f"{self._secrets}/{SECRET_NAME}"))
+            return read_secret(await self._client.get(f"{self._secrets}/{WEBHOOK_SECRET}"))
         except ApiError as error:
             if error.status != _NOT_FOUND:
                 raise
@@ -130,13 +130,13 @@ class CertificateKeeper:
             if error.status != _CONFLICT:
                 raise
             return await self._stored()  # another replica was first: its certificates are as good
-        _LOG.info("wrote certificates of the webhook into Secret %s/%s", self._namespace, SECRET_NAME)
+        _LOG.info("wrote certificates of the webhook into Secret %s/%s", self._namespace, WEBHOOK_SECRET)
         return StoredCredentials(wanted, version)
 
     async def _write(self, credentials: Credentials, version: str) -> None:
         if version:
             change = secret_patch(credentials, version)
-            await self._client.patch(f"{self._secrets}/{SECRET_NAME}", change, kind="merge")
+            await self._client.patch(f"{self._secrets}/{WEBHOOK_SECRET}", change, kind="merge")
         else:
             await self._client.post(self._secrets, secret_document(self._namespace, credentials))
 
@@ -144,15 +144,15 @@ class CertificateKeeper:
         """Write `caBundle` where it is not true, and return what stands against it."""
         if not credentials.authorities:
             return ""  # whoever made the certificates says none: the API server's own trust has to do
-        path = f"{CONFIGURATIONS}/{CONFIGURATION_NAME}"
+        path = f"{CONFIGURATIONS}/{WEBHOOK_CONFIGURATION}"
         try:
             patch = bundle_patch(await self._client.get(path), credentials.authorities)
             if patch:
                 await self._client.patch(path, patch, kind="json")
-                _LOG.info("wrote caBundle of ValidatingWebhookConfiguration %s", CONFIGURATION_NAME)
+                _LOG.info("wrote caBundle of ValidatingWebhookConfiguration %s", WEBHOOK_CONFIGURATION)
         except ApiError as error:
             if error.status == _NOT_FOUND:
-                return f"there is no ValidatingWebhookConfiguration {CONFIGURATION_NAME}: nothing asks the webhook"
+                return f"there is no ValidatingWebhookConfiguration {WEBHOOK_CONFIGURATION}: nothing asks the webhook"
             if error.status not in (_CONFLICT, _UNPROCESSABLE):  # these: somebody changed it just now; next time
                 raise
         return ""

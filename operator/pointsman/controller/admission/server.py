@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
 
+from pointsman.api.webhooks import PROXY_CONFIGS_PATH, SERVICES_PATH
 from pointsman.controller.admission.review import NotAReviewError, answer, judge, read_request
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ class AdmissionServer:
             OSError: the address cannot be bound.
         """
         runner = web.AppRunner(
-            self._application(), access_log=None, keepalive_timeout=_KEEP_ALIVE, handler_cancellation=True
+            self._application(), access_log=None, keepalive_timeout=_KEEP_ALIVE, shutdown_timeout=_TIMEOUT
         )
         await runner.setup()
         try:
@@ -98,8 +99,8 @@ class AdmissionServer:
 
     def _application(self) -> web.Application:
         application = web.Application(client_max_size=_BODY_LIMIT)
-        application.router.add_post("/validate/services", self._review)
-        application.router.add_post("/validate/proxyconfigs", self._review)
+        application.router.add_post(SERVICES_PATH, self._review)
+        application.router.add_post(PROXY_CONFIGS_PATH, self._review)
         application.router.add_get("/readyz", self._ready)
         return application
 
