@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from support.pictures import ask, config, port, review, service
-
 from pointsman.controller.view import View
 from pointsman.model.objects import Namespace, Node, Service, ServicePort
+from support.pictures import ask, config, port, review, service
 
 
 def view() -> View:
