@@ -46,8 +46,8 @@ def _build_missing(
     missing: list[Component], places: dict[Component, tuple[Path, Toolchain]], say: Callable[[str], None]
 ) -> None:
     say(
-        f"building {', '.join(component.name for component in missing)} from their Go modules: "
-        f"about 12 minutes on 2 cores, once (kept in {store.home()})"
+        f"building {', '.join(component.name for component in missing)} from their Go modules: all of them take about "
+        f"12 minutes on 2 cores, once (kept in {store.home()})"
     )
     with store.locked() as waited:
         for component in missing:

@@ -153,6 +153,7 @@ class Watch:
     def __init__(self, connection: http.client.HTTPConnection, path: str) -> None:
         self._connection = connection
         self._path = path
+        self._closed = False
 
     def __iter__(self) -> Iterator[Document]:
         """Yield watch events until the server ends the watch, is silent for too long, or `close` is called.
@@ -166,7 +167,7 @@ class Watch:
             response = self._connection.getresponse()
             if response.status != http.HTTPStatus.OK:
                 raise ApiRefusedError(response.status, _decode(response.read()), f"watch {self._path}")
-            while line := response.readline():
+            while not self._closed and (line := response.readline()):
                 yield msgspec.json.decode(line)
         except TimeoutError:
             return
@@ -178,6 +179,7 @@ class Watch:
 
     def close(self) -> None:
         """End it, from any thread."""
+        self._closed = True
         sock = self._connection.sock
         if sock is not None:
             with contextlib.suppress(OSError):

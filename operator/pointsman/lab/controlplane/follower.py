@@ -35,6 +35,7 @@ class Follower:
         self._path = path
         self._tell = tell
         self._watch: Watch | None = None
+        self._outdated = False
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"lab follows {path}", daemon=True)
 
@@ -44,6 +45,7 @@ class Follower:
 
     def again(self) -> None:
         """List anew: somebody can do more with the objects than before."""
+        self._outdated = True
         if self._watch is not None:
             self._watch.close()
 
@@ -61,11 +63,12 @@ class Follower:
             self._stopping.wait(_PAUSE)
 
     def _follow(self) -> None:
+        self._outdated = False
         listed = self._api.get(self._path)
         self._tell(LISTED, listed)
         query = {"resourceVersion": listed["metadata"]["resourceVersion"]}
         self._watch = self._api.watch(self._path, query, timeout=_SILENCE)
-        for event in self._watch:
+        for event in () if self._outdated else self._watch:
             if self._stopping.is_set() or event["type"] == "ERROR":
                 return
             self._tell(event["type"], event["object"])

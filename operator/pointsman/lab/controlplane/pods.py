@@ -6,10 +6,12 @@ what `Pods.set_ready` says. A Pod that is deleted serves on for a moment, and is
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import queue
 import threading
 import time
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -161,8 +163,10 @@ class Pods:
                 self._end(pod["metadata"]["uid"])
             else:
                 self._follow(pod)
-        except (ApiRefusedError, ApiAwayError) as error:
-            self.failures.append(str(error))
+        except ApiAwayError:
+            pass
+        except ApiRefusedError as error:
+            self._note(error)
         except (LabError, OSError, LookupError) as error:
             self.failures.append(f"Pod {pod['metadata']['namespace']}/{pod['metadata']['name']}: {error}")
 
@@ -235,14 +239,20 @@ class Pods:
         for uid, running in list(self._running.items()):
             if running.ends_at is not None and running.ends_at <= at:
                 self._end(uid)
-                try:
+                with contextlib.suppress(ApiAwayError):  # it is deleted after the next list then
                     self._delete(running.pod)
-                except (ApiRefusedError, ApiAwayError) as error:
-                    self.failures.append(str(error))
 
     def _delete(self, pod: Document) -> None:
         uid = pod["metadata"]["uid"]
-        self._api.delete(documents.path_of(pod), {"gracePeriodSeconds": 0, "preconditions": {"uid": uid}})
+        try:
+            self._api.delete(documents.path_of(pod), {"gracePeriodSeconds": 0, "preconditions": {"uid": uid}})
+        except ApiRefusedError as error:
+            self._note(error)
+
+    def _note(self, refusal: ApiRefusedError) -> None:
+        """Keep a refusal, unless it only says that somebody else was faster, as with a Pod that is deleted meanwhile."""
+        if refusal.status not in {HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT}:
+            self.failures.append(str(refusal))
 
     def _end(self, uid: str) -> None:
         """Remove a Pod's server and namespace."""
