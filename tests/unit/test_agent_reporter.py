@@ -9,11 +9,11 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from pointsman.sources.apiserver.client import ApiError, Unreachable
 
 from pointsman.agent.reporter import StatusReporter
 from pointsman.api.nodeproxy import NodeProxy
 from pointsman.api.status import HeldVersions, NodeProxyStatus
+from pointsman.sources.apiserver.client import ApiError, Unreachable
 from support.writes import FakeWrites, OverError, ScriptedClock
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class Script:
     def __init__(self, *, end: float, conditions: bool = False) -> None:
         self.clock = ScriptedClock(end)
         self.writes = FakeWrites(self.clock)
-        self.status = NodeProxyStatus()
+        self.status = NodeProxyStatus(observed_generation=7)
         self.ready = True
         self.told: list[tuple[Problem, ...]] = []
         self.reporter = StatusReporter(
@@ -59,6 +59,7 @@ class Script:
         self.document: dict[str, Any] = {
             "metadata": {"name": "node-1", "uid": "u", "generation": 1},
             "spec": {"serviceConditions": conditions},
+            "status": {"observedGeneration": 7},
         }
 
     def at(self, time: float, action: Callable[[], object]) -> None:
@@ -208,4 +209,4 @@ def test_while_the_api_server_is_away_it_is_tried_with_growing_pauses() -> None:
     times = [time for time, _ in script.run()]
     assert times == pytest.approx([1.1, 2.1, 4.1, 8.1, 16.1, 32.1, 64.1, 124.1, 184.1])
     assert script.told == [()], "the source tells of the outage"
-    assert script.writes.objects[PATH]["status"] == {"problemCount": 1}
+    assert script.writes.objects[PATH]["status"]["problemCount"] == 1

@@ -223,9 +223,16 @@ def test_what_is_said_is_short_and_prints() -> None:
     ],
 )
 def test_what_has_to_be_written_at_once(change: dict[str, Any], versions: bool, urgent: bool) -> None:  # noqa: FBT001 (of the table)
-    patch = difference(NodeProxyStatus(), NodeProxyStatus(**change))
+    some = NodeProxyStatus(agent=AGENT)
+    patch = difference(some, some.model_copy(update=change))
     assert len(patch) == len(change)
     assert is_urgent(patch, versions=versions) is urgent
+
+
+def test_a_first_status_is_whole() -> None:
+    patch = difference(NodeProxyStatus(), NodeProxyStatus(mode="nftables"))
+    assert (patch["mode"], patch["services"], patch["problems"]) == ("nftables", 0, [])
+    assert "lastSyncTime" not in patch
 
 
 def test_a_field_that_is_gone_is_deleted_by_the_patch() -> None:

@@ -6,9 +6,8 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Final
 
-import msgspec
-
 from pointsman.agent.lease import micro_time
+from pointsman.agent.writes import uid_of
 from pointsman.sources.apiserver.client import ApiError, Unreachable
 
 if TYPE_CHECKING:
@@ -16,8 +15,8 @@ if TYPE_CHECKING:
     from random import Random
     from typing import Any
 
-    from pointsman.agent.api_problems import Writes
     from pointsman.agent.clock import Clock
+    from pointsman.agent.writes import Writes
     from pointsman.model.problems import Problem
 
 _LOG: Final = logging.getLogger(__name__)
@@ -101,10 +100,10 @@ class ServiceEvents:
     async def _uid(self, namespace: str, name: str) -> dict[str, str]:
         """Look up the Service's uid, by which `kubectl describe` finds its events."""
         try:
-            service = msgspec.json.decode(await self._client.get(f"/api/v1/namespaces/{namespace}/services/{name}"))
+            uid = uid_of(await self._client.get(f"/api/v1/namespaces/{namespace}/services/{name}"))
         except ApiError:
             return {}
-        return {"uid": service["metadata"]["uid"]}
+        return {"uid": uid} if uid else {}
 
 
 def _cut(note: str) -> str:

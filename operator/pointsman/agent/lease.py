@@ -7,9 +7,7 @@ from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
-import msgspec
-
-from pointsman.agent.api_problems import refused
+from pointsman.agent.writes import refused, uid_of
 from pointsman.model.problems import Problem
 from pointsman.sources.apiserver.client import ApiError, Unreachable
 
@@ -18,8 +16,8 @@ if TYPE_CHECKING:
     from random import Random
     from typing import Any
 
-    from pointsman.agent.api_problems import Writes
     from pointsman.agent.clock import Clock
+    from pointsman.agent.writes import Writes
 
 DURATION: Final = 40
 """Seconds without renewal after which an agent counts as silent; as of the kubelet's own Leases."""
@@ -105,11 +103,10 @@ class LeaseKeeper:
     async def _owner(self) -> dict[str, Any] | None:
         """Point to the Node, so that the Lease goes with it; without a Node object it has no owner."""
         try:
-            node = msgspec.json.decode(await self._client.get(f"/api/v1/nodes/{self._node_name}"))
+            uid = uid_of(await self._client.get(f"/api/v1/nodes/{self._node_name}"))
         except ApiError:
             return None
-        uid = node["metadata"]["uid"]
-        return {"apiVersion": "v1", "kind": "Node", "name": self._node_name, "uid": uid}
+        return {"apiVersion": "v1", "kind": "Node", "name": self._node_name, "uid": uid} if uid else None
 
     def _problem(self, error: ApiError) -> Problem:
         if error.status != HTTPStatus.NOT_FOUND:

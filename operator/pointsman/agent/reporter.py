@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 import pydantic
 
-from pointsman.agent.api_problems import refused
 from pointsman.agent.report_pacing import ReportPacing
 from pointsman.agent.status import difference, is_urgent
+from pointsman.agent.writes import refused
 from pointsman.api.names import API_VERSION
 from pointsman.api.nodeproxy import NodeProxy
 from pointsman.sources.apiserver.client import ApiError, Unreachable
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from random import Random
 
-    from pointsman.agent.api_problems import Writes
     from pointsman.agent.clock import Clock
+    from pointsman.agent.writes import Writes
     from pointsman.api.status import NodeProxyStatus
     from pointsman.model.problems import Problem
 

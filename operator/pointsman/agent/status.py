@@ -115,9 +115,15 @@ def status_of(picture: Picture, known: NodeProxy) -> NodeProxyStatus:
 
 
 def difference(before: NodeProxyStatus, after: NodeProxyStatus) -> dict[str, Any]:
-    """Return the fields that a status has to get, as a merge patch (RFC 7396); empty when there is nothing to do."""
+    """Return the fields that a status has to get, as a merge patch (RFC 7396); empty when there is nothing to do.
+
+    Where there was no status before, zeros are written too: `kubectl get` shows them.
+    """
     old, new = (status.model_dump(mode="json", by_alias=True) for status in (before, after))
-    return {field: value for field, value in new.items() if old[field] != value}
+    patch = {field: value for field, value in new.items() if old[field] != value}
+    if patch and before == NodeProxyStatus():
+        return {field: value for field, value in new.items() if value is not None}
+    return patch
 
 
 def is_urgent(patch: Mapping[str, Any], *, versions: bool) -> bool:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, Literal, Protocol
 
+import msgspec
+
 from pointsman.model.problems import Problem
 
 if TYPE_CHECKING:
@@ -38,6 +40,22 @@ class Writes(Protocol):
     ) -> bytes:
         """Change an object."""
         ...
+
+
+class _Metadata(msgspec.Struct):
+    uid: str = ""
+
+
+class _Object(msgspec.Struct):
+    metadata: _Metadata
+
+
+def uid_of(document: bytes) -> str:
+    """Read `metadata.uid`; "" when there is none, or when something else than the API server answered."""
+    try:
+        return msgspec.json.decode(document, type=_Object).metadata.uid
+    except msgspec.DecodeError:
+        return ""
 
 
 def refused(what: str, error: ApiError, permission: str) -> Problem:
