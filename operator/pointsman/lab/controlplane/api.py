@@ -17,6 +17,7 @@ from pointsman.lab.namespaces import LabError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
+    from typing import Self
 
     from pointsman.lab.namespaces import Namespace
 
@@ -64,6 +65,11 @@ class Api:
         self._namespace = namespace
         self._tls = ssl.create_default_context(cafile=str(authority))
         self._tls.load_cert_chain(certificate, key)
+
+    @classmethod
+    def of_administrator(cls, namespace: Namespace, keys: Path) -> Self:
+        """Talk as administrator, with the files of a control plane's directory of keys."""
+        return cls(namespace, keys / "ca.crt", keys / "admin.crt", keys / "admin.key")
 
     def get(self, path: str, query: Mapping[str, str] | None = None) -> Any:  # noqa: ANN401 - JSON
         """Read an object or a list.

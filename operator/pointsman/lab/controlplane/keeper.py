@@ -63,9 +63,7 @@ def keep(file: Path) -> None:
     network = Network(kept.prefix)
     for host in kept.hosts:
         network.adopt(host.name, host.role, host.addresses, host.hub, host.link)
-    keys = Path(kept.keys)
-    namespace = network.hosts["control-plane"].namespace
-    api = Api(namespace, keys / "ca.crt", keys / "admin.crt", keys / "admin.key")
+    api = Api.of_administrator(network.hosts["control-plane"].namespace, Path(kept.keys))
     with Servers() as servers:
         pods = Pods(api, network, servers)
         for name, pod_cidr in kept.nodes.items():

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
-import ipaddress
 import json
 import shlex
 import subprocess
@@ -11,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pointsman.lab import records
 from pointsman.lab.components.build import provide
-from pointsman.lab.controlplane import commands, etcd, kubeconfigs, pki
+from pointsman.lab.controlplane import commands, etcd, keys, kubeconfigs
 from pointsman.lab.controlplane.api import Api, ApiAwayError, ApiRefusedError, Document
 from pointsman.lab.daemon import Daemon
 from pointsman.lab.namespaces import LabError, Namespace
@@ -81,9 +79,8 @@ class ControlPlane:
             host = self.network.client("control-plane", commands.ADDRESS)
             self.network.build()
             self.namespace: Namespace = host.namespace
-            self.authority = self._make_keys()
-            keys = self.files / "pki"
-            self.api = Api(self.namespace, keys / "ca.crt", keys / "admin.crt", keys / "admin.key")
+            self.authority = keys.write(self.files, self.settings.service_cidr)
+            self.api = Api.of_administrator(self.namespace, self.files / "pki")
             self.etcd = self._daemon("etcd", commands.etcd(programs["etcd"], self.files))
             self.api_server = self._daemon(
                 "kube-apiserver", commands.kube_apiserver(programs["kube-apiserver"], self.files, self.settings)
@@ -250,30 +247,6 @@ class ControlPlane:
             return self.api.find(path) is not None
         except (ApiAwayError, ApiRefusedError):
             return False
-
-    def _make_keys(self) -> pki.Authority:
-        authority = pki.Authority("pointsman lab", dt.datetime.now(dt.UTC))
-        names = ("kubernetes", "kubernetes.default", "kubernetes.default.svc", "localhost", "127.0.0.1")
-        pairs = {
-            "server": authority.server("kube-apiserver", (*names, commands.ADDRESS, self._first_service_address())),
-            "admin": authority.client("admin", "system:masters"),
-            "tokens": pki.signing_key(),
-        }
-        directory = self.files / "pki"
-        (directory / "ca.crt").write_bytes(authority.certificate)
-        for name, pair in pairs.items():
-            (directory / f"{name}.crt").write_bytes(pair.certificate)
-            (directory / f"{name}.key").write_bytes(pair.key)
-        self.kubeconfig.write_text(kubeconfigs.with_certificate(authority.certificate, pairs["admin"]), "utf-8")
-        controllers = authority.client("system:kube-controller-manager", "system:masters")
-        (self.files / "controllers.kubeconfig").write_text(
-            kubeconfigs.with_certificate(authority.certificate, controllers), "utf-8"
-        )
-        return authority
-
-    def _first_service_address(self) -> str:
-        """Return the cluster IP of the Service ``kubernetes``."""
-        return str(ipaddress.ip_network(self.settings.service_cidr.partition(",")[0])[1])
 
     def _daemon(self, name: str, command: list[str]) -> Daemon:
         return Daemon(name, self.namespace, command, self.files / "logs" / f"{name}.log")

@@ -19,16 +19,15 @@ import msgspec
 from pointsman.lab.controlplane import documents
 from pointsman.lab.controlplane.api import ApiAwayError, ApiRefusedError, Document
 from pointsman.lab.controlplane.follower import LISTED, Follower
+from pointsman.lab.controlplane.pod_hosts import PodHost, PodHosts, PodNode
 from pointsman.lab.namespaces import LabError
-from pointsman.lab.network import Host
-from pointsman.lab.servers import Server
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pointsman.lab.controlplane.api import Api
-    from pointsman.lab.network import Network
-    from pointsman.lab.servers import Servers
+    from pointsman.lab.network import Host, Network
+    from pointsman.lab.servers import Server, Servers
 
 LINGER: Final = 1.0
 """Seconds that a deleted Pod serves on; less when its grace period is shorter."""
@@ -36,17 +35,11 @@ LINGER: Final = 1.0
 _PAUSE: Final = 0.1
 
 
-class _Node(msgspec.Struct):
-    host: Host
-    pools: list[documents.Pool]
-
-
 class _Running(msgspec.Struct):
     """A Pod that has its namespace; `pod` is its newest form."""
 
     pod: Document
-    host: Host
-    servers: list[Server]
+    has: PodHost
     ready: bool = True
     ends_at: float | None = None
 
@@ -69,11 +62,10 @@ class Pods:
         """
         self.failures: list[str] = []
         self._api = api
-        self._network = network
-        self._servers = servers
+        self._hosts = PodHosts(network, servers)
         self._linger = linger
         self._lock = threading.RLock()
-        self._nodes: dict[str, _Node] = {}
+        self._nodes: dict[str, PodNode] = {}
         self._running: dict[str, _Running] = {}
         self._bound: dict[str, str] = {}
         self._events: queue.SimpleQueue[tuple[str, Document]] = queue.SimpleQueue()
@@ -95,7 +87,7 @@ class Pods:
 
     def add_node(self, host: Host, pod_cidrs: Sequence[str]) -> None:
         """Let Pods run on a node."""
-        node = _Node(host, [documents.Pool(network) for network in pod_cidrs])
+        node = self._hosts.node(host, pod_cidrs)
         with self._lock:
             self._nodes[host.name] = node
         self._follower.again()
@@ -114,7 +106,7 @@ class Pods:
         Raises:
             LabError: it does not run.
         """
-        return self._find(name, namespace).host
+        return self._find(name, namespace).has.host
 
     def servers_of(self, name: str, namespace: str = "default") -> tuple[Server, ...]:
         """Return the servers of a Pod that runs, to stop and start them behind the API server's back.
@@ -122,7 +114,7 @@ class Pods:
         Raises:
             LabError: it does not run.
         """
-        return tuple(self._find(name, namespace).servers)
+        return tuple(self._find(name, namespace).has.servers)
 
     def set_ready(self, name: str, *, ready: bool, namespace: str = "default") -> None:
         """Say whether a Pod is ready, as its readiness probe would; its server goes on.
@@ -197,31 +189,18 @@ class Pods:
         self._api.create(documents.path_of(pod) + "/binding", documents.binding(pod, chosen))
         self._bound[pod["metadata"]["uid"]] = chosen
 
-    def _run(self, pod: Document, node: _Node) -> None:
-        meta = pod["metadata"]
-        self._bound[meta["uid"]] = node.host.name
-        name = meta["name"] if meta["namespace"] == "default" else f"{meta['name']}.{meta['namespace']}"
-        host = self._network.hosts.get(name)
-        if host is None:
-            host = self._network.pod(name, *(pool.take() for pool in node.pools), node=node.host)
-            self._network.build()
-        else:  # a lab that is kept up begins with Pods that run
-            for pool, address in zip(node.pools, host.addresses, strict=True):
-                pool.claim(address)
-        servers = [
-            self._servers.start(host, port, protocol, address=address, name=meta["name"])
-            for port, protocol in documents.ports(pod)
-            for address in host.addresses
-        ]
-        running = _Running(pod, host, servers)
-        self._running[meta["uid"]] = running
+    def _run(self, pod: Document, node: PodNode) -> None:
+        uid = pod["metadata"]["uid"]
+        self._bound[uid] = node.host.name
+        running = _Running(pod, self._hosts.make(pod, node))
+        self._running[uid] = running
         self._write_status(running)
 
     def _write_status(self, running: _Running) -> None:
         status = documents.running(
             running.pod,
-            host_addresses=self._nodes[running.pod["spec"]["nodeName"]].host.addresses,
-            addresses=running.host.addresses,
+            host_addresses=running.has.node.host.addresses,
+            addresses=running.has.host.addresses,
             ready=running.ready,
             at=now(),
         )
@@ -250,7 +229,7 @@ class Pods:
             self._note(error)
 
     def _note(self, refusal: ApiRefusedError) -> None:
-        """Keep a refusal, unless it only says that somebody else was faster, as with a Pod that is deleted meanwhile."""
+        """Keep a refusal, unless it only says that the Pod was changed or deleted meanwhile."""
         if refusal.status not in {HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT}:
             self.failures.append(str(refusal))
 
@@ -258,17 +237,8 @@ class Pods:
         """Remove a Pod's server and namespace."""
         self._bound.pop(uid, None)
         running = self._running.pop(uid, None)
-        if running is None:
-            return
-        listening = set(self._servers.running())
-        for server in running.servers:
-            if server in listening:
-                self._servers.stop(server)
-        self._network.remove(running.host)
-        for pool, address in zip(
-            self._nodes[running.pod["spec"]["nodeName"]].pools, running.host.addresses, strict=True
-        ):
-            pool.give_back(address)
+        if running is not None:
+            self._hosts.remove(running.has)
 
     def _forget_others(self, uids: set[str]) -> None:
         for uid in set(self._running) - uids:
