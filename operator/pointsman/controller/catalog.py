@@ -32,6 +32,7 @@ class ServiceEntry(msgspec.Struct, gc=False):
         slices_version: the newest resourceVersion at which the form of one of its EndpointSlices changed, or one went.
         slices: how many EndpointSlices it has.
         condition: the status of its condition `pointsman.dev/Programmed`, or "".
+        judged: `forms` when that condition was last found to be true to the nodes; -1 before.
     """
 
     service: Service | None = None
@@ -41,6 +42,12 @@ class ServiceEntry(msgspec.Struct, gc=False):
     slices_version: int = 0
     slices: int = 0
     condition: str = ""
+    judged: int = -1
+
+    @property
+    def forms(self) -> int:
+        """A number that grows with each change of form."""
+        return self.form_version + self.slices_version
 
 
 class _Slice(msgspec.Struct, frozen=True, gc=False):
