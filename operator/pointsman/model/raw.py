@@ -48,6 +48,7 @@ class Metadata(Part):
     namespace: str | None = None
     labels: Labels | None = None
     annotations: Annotations | None = None
+    resource_version: str | None = None
 
 
 class LabelledMetadata(Part):
@@ -57,6 +58,7 @@ class LabelledMetadata(Part):
     namespace: str | None = None
     labels: dict[str, str] | None = None
     deletion_timestamp: str | None = None
+    resource_version: str | None = None
 
 
 class Port(Part):

@@ -23,7 +23,7 @@ from pointsman.sources.apiserver.access import Access, load
 from pointsman.sources.protocol import SourceError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+    from collections.abc import AsyncGenerator, Mapping
 
     from kubernetes.aio.client import Configuration
 
@@ -178,7 +178,7 @@ class ApiClient:
         """Delete an object; `body` are `metav1.DeleteOptions`."""
         return await self._request("DELETE", path, params, body, "application/json" if body is not None else None)
 
-    async def watch(self, path: str, params: Mapping[str, str]) -> AsyncIterator[bytes]:
+    async def watch(self, path: str, params: Mapping[str, str]) -> AsyncGenerator[bytes]:
         """Follow a list: one line a watch event, until the API server ends it."""
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_TIMEOUT)
         response = await self._open(_Call("GET", path, {**params, "watch": "true"}, timeout=timeout))
