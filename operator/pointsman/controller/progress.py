@@ -1,8 +1,8 @@
 """Whether a configuration is on its way, has arrived, or is stuck; pure.
 
 Since when nothing goes on is kept in memory, not read out of conditions' times: a node that is updated and stays ready
-moves no condition, so that those times would call a rollout stuck that goes on well. What the ProxyConfig says of itself
-is believed after a restart: complete stays complete, stalled stays stalled; only a clock that was running starts anew.
+moves no condition, so that those times would call a rollout stuck that goes on well. What the ProxyConfig says of
+itself is believed after a restart: complete stays complete, stalled stays stalled; a running clock starts anew.
 """
 
 from __future__ import annotations

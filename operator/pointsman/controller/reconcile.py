@@ -6,15 +6,48 @@ does not: since when nothing goes on, and what has been told already.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
+
+from pointsman.controller.actions import PatchProxyConfigStatus
+from pointsman.controller.conditions import Judge
+from pointsman.controller.nodes import fleets
+from pointsman.controller.progress import follow
+from pointsman.controller.rollout import roll_out
+from pointsman.controller.statuses import config_status, silences
+from pointsman.controller.survey import Survey
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from pointsman.controller.actions import Action
+    from pointsman.controller.nodes import Fleet
+    from pointsman.controller.progress import Progress
     from pointsman.controller.view import View
+    from pointsman.model.objects import Kind
+
+_FOR_NODES: Final[frozenset[Kind]] = frozenset({"Node", "ProxyConfig", "NodeProxy"})
+_FOR_SERVICES: Final[frozenset[Kind]] = _FOR_NODES | {"Service", "EndpointSlice", "Namespace"}
+_STATUS_EVERY: Final = 1.0
+"""Seconds from one status of a ProxyConfig to the next."""
 
 
 class Memory:
-    """What the operator remembers between two calls of `reconcile`; a new one is as good, but may tell twice."""
+    """What the operator remembers between two calls of `reconcile`; a new one is as good, but may tell twice.
+
+    Attributes:
+        progress: how far each ProxyConfig has come, by its name.
+        written: when the status of each was written last, by its name.
+        behind: names of ProxyConfigs whose status waits for its time.
+        survey: what is wrong in the cluster.
+        judge: of the Services' conditions.
+    """
+
+    def __init__(self) -> None:
+        self.progress: dict[str, Progress] = {}
+        self.written: dict[str, float] = {}
+        self.behind: set[str] = set()
+        self.survey = Survey()
+        self.judge = Judge()
 
 
 def reconcile(view: View, memory: Memory, now: float) -> tuple[Action, ...]:
@@ -33,9 +66,50 @@ def reconcile(view: View, memory: Memory, now: float) -> tuple[Action, ...]:
     Returns:
         Actions in the order in which to do them.
     """
-    raise NotImplementedError
+    if not view.listed >= _FOR_NODES:
+        return ()
+    every = fleets(view)
+    actions: list[Action] = [*roll_out(view, every), *silences(view, now)]
+    knows_services = view.listed >= _FOR_SERVICES
+    if knows_services:
+        memory.survey.look(view, every, now)
+    actions += _statuses(every, memory, now)
+    if knows_services:
+        actions += memory.survey.events(now)
+        actions += memory.judge.judge(view, now)
+    return tuple(actions)
 
 
-def next_due(view: View, memory: Memory, now: float) -> float | None:
-    """Return the seconds until time alone makes something due; None: only a change of the view does."""
-    raise NotImplementedError
+def next_due(memory: Memory, now: float) -> float | None:
+    """Return the seconds until time alone makes something due; None: only a change of the view does.
+
+    Args:
+        memory: as the last call of `reconcile` left it.
+        now: Unix seconds.
+    """
+    if memory.judge.is_behind:
+        return 0.0
+    due = [
+        *(each.due(now) for each in memory.progress.values()),
+        *(memory.written[name] + _STATUS_EVERY - now for name in memory.behind),
+        memory.survey.due(now),
+    ]
+    return min((max(each, 0.0) for each in due if each is not None), default=None)
+
+
+def _statuses(every: tuple[Fleet, ...], memory: Memory, now: float) -> Iterator[PatchProxyConfigStatus]:
+    known = memory.progress
+    memory.progress = {fleet.config.name: follow(known.get(fleet.config.name), fleet, now) for fleet in every}
+    memory.written = {name: at for name, at in memory.written.items() if name in memory.progress}
+    memory.behind.clear()
+    for fleet in every:
+        name = fleet.config.name
+        problems = memory.survey.reported(fleet.config)
+        status = config_status(fleet, memory.progress[name], problems, now)
+        if status == fleet.config.status:
+            continue
+        if now - memory.written.get(name, 0.0) < _STATUS_EVERY:
+            memory.behind.add(name)
+        else:
+            memory.written[name] = now
+            yield PatchProxyConfigStatus(name, status)
