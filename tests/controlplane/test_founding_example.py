@@ -12,8 +12,8 @@ import pytest
 
 from pointsman.lab import namespaces, records
 from pointsman.lab.controlplane import commands
+from pointsman.lab.controlplane.example import MANIFESTS
 from pointsman.lab.controlplane.plane import ControlPlane, KubectlError
-from pointsman.lab.controlplane.tour import MANIFESTS
 from pointsman.lab.traffic import Answered, Load, Refused, connect, spread
 
 if TYPE_CHECKING:
@@ -178,7 +178,7 @@ def test_a_deleted_service_answers_no_more(example: LiveCluster) -> None:
 
 def test_the_cluster_says_that_all_nodes_are_ready(example: LiveCluster) -> None:
     plane = example.plane
-    plane.kubectl("wait", "--for=condition=Ready", "proxyconfig/default", "nodeproxy", "--all", "--timeout=30s")
+    plane.kubectl("wait", "--for=condition=Ready", "pxc,npx", "--all", "--timeout=30s")
     assert "3/3" in plane.kubectl("get", "pxc", "default")
     for node in example.nodes:
         assert "nftables" in plane.kubectl("get", "npx", node)

@@ -12,7 +12,7 @@ import yaml
 from cryptography import x509
 
 from pointsman.lab.controlplane import commands, documents, kubeconfigs, pki
-from pointsman.lab.controlplane.tour import MANIFESTS, split_columns
+from pointsman.lab.controlplane.example import MANIFESTS, split_columns
 
 if TYPE_CHECKING:
     from pathlib import Path

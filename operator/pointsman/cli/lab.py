@@ -116,7 +116,8 @@ def _run(watcher: Watcher, view: View, manifests: Path | None, *, keep: bool) ->
 
 def _run_cluster(watcher: Watcher, view: View, *, keep: bool) -> Result:
     from pointsman.cli import lab_hints  # noqa: PLC0415 (as above)
-    from pointsman.lab.controlplane.tour import CLUSTER_IP, PORT, run_cluster_tour  # noqa: PLC0415 (as above)
+    from pointsman.lab.controlplane.example import CLUSTER_IP, PORT  # noqa: PLC0415 (as above)
+    from pointsman.lab.controlplane.tour import run_cluster_tour  # noqa: PLC0415 (as above)
     from pointsman.lab.privileges import is_inside  # noqa: PLC0415 (as above)
 
     def leave_up(cluster: LiveCluster) -> None:
