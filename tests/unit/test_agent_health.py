@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from pointsman.agent.clock import SystemClock
 from pointsman.agent.health import Health
+from pointsman.process.clock import SystemClock
 
 
 @dataclass

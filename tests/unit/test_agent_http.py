@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pointsman.agent.clock import SystemClock
-from pointsman.agent.http import HttpServer, Response, not_found
-from pointsman.agent.listen import Address, parse_address, serve
+from pointsman.process.clock import SystemClock
+from pointsman.process.http import HttpServer, Response, not_found
+from pointsman.process.listen import Address, parse_address, serve
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

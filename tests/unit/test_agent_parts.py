@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pointsman.agent import memory
-from pointsman.agent.logs import JsonFormatter, ProblemLog, configure
 from pointsman.agent.startup import AgentError, check_rights, read_config
 from pointsman.agent.worker import WorkerThread
 from pointsman.model.problems import Problem
+from pointsman.process.logs import JsonFormatter, ProblemLog, configure
 
 if TYPE_CHECKING:
     from pathlib import Path

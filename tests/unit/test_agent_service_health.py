@@ -5,8 +5,8 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pointsman.agent.clock import SystemClock
 from pointsman.agent.service_health import ServiceHealth
+from pointsman.process.clock import SystemClock
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping

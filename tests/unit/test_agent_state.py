@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pointsman.agent.clock import SystemClock
 from pointsman.agent.state import FILE_NAME, StateError, StateKeeper, load, save, without_status
 from pointsman.api.nodeproxy import NodeProxy
+from pointsman.process.clock import SystemClock
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -37,7 +37,7 @@ class Calls:
 def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
     calls = Calls()
     monkeypatch.setattr("pointsman.agent.run.run", calls.run)
-    monkeypatch.setattr("pointsman.agent.logs.configure", calls.configure)
+    monkeypatch.setattr("pointsman.process.logs.configure", calls.configure)
     return calls
 
 

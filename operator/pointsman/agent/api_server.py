@@ -10,12 +10,12 @@ import msgspec
 from pointsman import __version__
 from pointsman.agent.events import ServiceEvents
 from pointsman.agent.lease import LeaseKeeper
-from pointsman.agent.logs import ProblemLog
 from pointsman.agent.reporter import StatusReporter
 from pointsman.agent.state import without_status
 from pointsman.agent.status import Picture, rfc3339, status_of
 from pointsman.api.nodeproxy import NodeProxy
 from pointsman.api.status import AgentInfo
+from pointsman.process.logs import ProblemLog
 from pointsman.sources.apiserver.source import ApiServerSource
 from pointsman.sources.protocol import Change
 

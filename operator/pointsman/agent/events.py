@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from random import Random
     from typing import Any
 
-    from pointsman.agent.clock import Clock
     from pointsman.agent.writes import Writes
     from pointsman.model.problems import Problem
+    from pointsman.process.clock import Clock
 
 _LOG: Final = logging.getLogger(__name__)
 _AGAIN: Final = 3600.0

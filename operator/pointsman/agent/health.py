@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Final, Literal, Protocol
 
 import msgspec
 
-from pointsman.agent.http import Response, json_response, not_found
+from pointsman.process.http import Response, json_response, not_found
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pointsman.agent.clock import Clock
+    from pointsman.process.clock import Clock
 
 Probe = Literal["healthz", "livez"]
 _NEVER: Final = "0001-01-01T00:00:00Z"

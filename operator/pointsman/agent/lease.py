@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from random import Random
     from typing import Any
 
-    from pointsman.agent.clock import Clock
     from pointsman.agent.writes import Writes
+    from pointsman.process.clock import Clock
 
 DURATION: Final = 40
 """Seconds without renewal after which an agent counts as silent; as of the kubelet's own Leases."""

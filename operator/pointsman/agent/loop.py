@@ -10,10 +10,10 @@ from pointsman.agent.pacing import Pacing, Why
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from pointsman.agent.clock import Clock
     from pointsman.agent.outcome import Outcome
     from pointsman.model.objects import Kind, ObjectKey
     from pointsman.model.parse import Object
+    from pointsman.process.clock import Clock
     from pointsman.sources.protocol import Batch
 
 _GLANCE: Final = 0.25

@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from random import Random
 
-    from pointsman.agent.clock import Clock
     from pointsman.agent.writes import Writes
     from pointsman.api.status import NodeProxyStatus
     from pointsman.model.problems import Problem
+    from pointsman.process.clock import Clock
 
 _LOG: Final = logging.getLogger(__name__)
 _GATHER: Final = 0.1

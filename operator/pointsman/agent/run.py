@@ -11,11 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from pointsman.agent import memory
-from pointsman.agent.clock import SystemClock
 from pointsman.agent.health import Health
-from pointsman.agent.http import Response, not_found
-from pointsman.agent.listen import Address, parse_address, serve
-from pointsman.agent.logs import ProblemLog
 from pointsman.agent.loop import SyncLoop
 from pointsman.agent.metrics import Metrics
 from pointsman.agent.options import AgentOptions
@@ -34,6 +30,10 @@ from pointsman.dataplane.node_addresses import node_addresses
 from pointsman.dataplane.protocol import DataplaneError
 from pointsman.dataplane.sysctl import apply_conntrack, check_forwarding
 from pointsman.policy.planner import Planner
+from pointsman.process.clock import SystemClock
+from pointsman.process.http import Response, not_found
+from pointsman.process.listen import Address, parse_address, serve
+from pointsman.process.logs import ProblemLog
 from pointsman.sources.protocol import SourceError
 
 if TYPE_CHECKING:

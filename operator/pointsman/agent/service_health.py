@@ -10,14 +10,14 @@ import logging
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
-from pointsman.agent.http import HttpServer, Response, json_response
 from pointsman.model.problems import Problem
+from pointsman.process.http import HttpServer, Response, json_response
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from pointsman.agent.clock import Clock
     from pointsman.policy.planner import HealthCheck
+    from pointsman.process.clock import Clock
 
 _LOG: Final = logging.getLogger(__name__)
 _RETRY: Final = 5.0

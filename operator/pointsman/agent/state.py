@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from pointsman.agent.clock import Clock
+    from pointsman.process.clock import Clock
 
 FILE_NAME: Final = "node-proxy.json"
 _DRAFT_NAME: Final = f".{FILE_NAME}.new"

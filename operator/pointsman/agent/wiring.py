@@ -16,13 +16,13 @@ from pointsman.sources.manifests import ManifestSource
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine, Mapping
 
-    from pointsman.agent.clock import Clock
     from pointsman.agent.health import Health
-    from pointsman.agent.logs import ProblemLog
     from pointsman.agent.loop import SyncLoop
     from pointsman.agent.options import AgentOptions
     from pointsman.agent.status import Account
     from pointsman.model.problems import Problem
+    from pointsman.process.clock import Clock
+    from pointsman.process.logs import ProblemLog
     from pointsman.sources.protocol import Batch
 
 Part = tuple[str, "Coroutine[Any, Any, None]"]

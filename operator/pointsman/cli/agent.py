@@ -59,9 +59,9 @@ def command(
 
     Objects come from --manifests, or from the API server that --kubeconfig or --in-cluster names.
     """
-    from pointsman.agent.logs import configure  # noqa: PLC0415 (`pointsman --help` needs none of it)
     from pointsman.agent.run import AgentOptions, run  # noqa: PLC0415 (as above)
     from pointsman.agent.startup import AgentError  # noqa: PLC0415 (as above)
+    from pointsman.process.logs import configure  # noqa: PLC0415 (`pointsman --help` needs none of it)
 
     source = _source(manifests, kubeconfig, context, server, in_cluster=in_cluster)
     configure(log_format, verbose=verbose)

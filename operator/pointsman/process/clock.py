@@ -1,4 +1,4 @@
-"""Time, as the agent sees it: passed in, so that no test has to sleep."""
+"""Time, as a process sees it: passed in, so that no test has to sleep."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """Everything that the agent wants to know of time."""
+    """Everything that a process wants to know of time."""
 
     def monotonic(self) -> float:
         """Return seconds that only go forward, from any point."""

@@ -15,7 +15,7 @@ _LOG: Final = logging.getLogger(__name__)
 _HEAD_LIMIT: Final = 16 * 1024
 """Bytes of a request's line and headers; a longer one is refused."""
 _CONNECTIONS: Final = 64
-"""Connections at a time; further ones are closed at once, so that nobody can fill the agent's memory."""
+"""Connections at a time; further ones are closed at once, so that nobody can fill the memory."""
 _TIMEOUT: Final = 5.0
 """Seconds for a whole request and its response."""
 
@@ -102,7 +102,7 @@ class HttpServer:
     async def _answer(self, path: str) -> Response:
         try:
             return await self._handler(path)
-        except Exception:  # noqa: BLE001 (whatever went wrong, a probe must not end the agent; the log has it)
+        except Exception:  # noqa: BLE001 (whatever went wrong, a probe must not end the process; the log has it)
             _LOG.exception("cannot answer a request for %s", path)
             return _plain(HTTPStatus.INTERNAL_SERVER_ERROR)
 

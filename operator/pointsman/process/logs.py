@@ -1,4 +1,4 @@
-"""The agent's log: lines for people or for machines, and each problem told once."""
+"""The log of a process: lines for people or for machines, and each problem told once."""
 
 from __future__ import annotations
 

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from pointsman.agent.http import HttpServer
+from pointsman.process.http import HttpServer
 
 if TYPE_CHECKING:
-    from pointsman.agent.clock import Clock
-    from pointsman.agent.http import Handler
+    from pointsman.process.clock import Clock
+    from pointsman.process.http import Handler
 
 _LOG: Final = logging.getLogger(__name__)
 _RETRY: Final = 5.0
