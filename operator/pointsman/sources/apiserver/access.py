@@ -1,7 +1,8 @@
 """How to get at an API server: its address, its certificate, and who we are to it.
 
 Everything comes from the official client's loaders: kubeconfig files with tokens, token files, client certificates,
-exec plugins and OIDC, and the files that a Pod finds (`kubernetes.aio.config`).
+exec plugins and OIDC, and the files that a Pod finds (`kubernetes.aio.config`). They load once; `Credentials` has them
+load again what may have changed, and no more: an exec plugin that asks a cloud is not run each minute.
 """
 
 from __future__ import annotations
@@ -18,8 +19,11 @@ from pointsman.sources.protocol import SourceError
 
 if TYPE_CHECKING:
     from kubernetes.aio.client import Configuration
+    from kubernetes.aio.config.kube_config import KubeConfigLoader
 
 _HTTPS: Final = 443
+_PATIENCE: Final = 30.0
+"""Seconds that an exec plugin or an OIDC issuer may take."""
 
 
 class Access(msgspec.Struct, frozen=True):
@@ -39,41 +43,133 @@ class Access(msgspec.Struct, frozen=True):
     server: str | None = None
 
 
+class Credentials:
+    """The configuration that `access` leads to, loaded as often as wanted."""
+
+    def __init__(self, access: Access) -> None:
+        self._access = access
+        self._loader: KubeConfigLoader | None = None
+        self._file_state: tuple[int, int] | None = None
+        self._configuration: Configuration | None = None
+
+    async def load(self, *, refused: bool = False) -> Configuration:
+        """Load the configuration, as it is now.
+
+        Files of tokens and certificates are read each time, the kubeconfig file when it has changed. An exec plugin runs
+        when its token has ended, or, as the token does not say when, when the API server has `refused` it (as client-go
+        does). A refreshed OIDC token is kept: some issuers take each refresh token only once.
+
+        Raises:
+            SourceError: something is missing or cannot be read; the message names the file and the remedy.
+        """
+        access = self._access
+        where = "--in-cluster" if access.kubeconfig is None else f"--kubeconfig {access.kubeconfig}"
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                configuration = await self._load(where, refused=refused)
+        except SourceError:
+            raise
+        except TimeoutError as error:
+            raise SourceError(f"{where}: no credentials within {_PATIENCE:g} s; {_remedy(access)}") from error
+        except Exception as error:
+            # The loaders raise whatever a malformed file makes them stumble over.
+            raise SourceError(f"{where}: {_said(error)}; {_remedy(access)}") from error
+        if access.server is not None:
+            configuration.host = _url(access.server)
+        self._configuration = configuration
+        return configuration
+
+    async def _load(self, where: str, *, refused: bool) -> Configuration:
+        from kubernetes.aio.client import Configuration  # noqa: PLC0415 (takes 0.3 s; only for those who need it)
+
+        configuration = Configuration()
+        # Cluster CAs without an authority key identifier are common and good enough for client-go; Python 3.13 is
+        # stricter (kubernetes-client/python#2394). Chain, dates and host name are verified all the same.
+        configuration.disable_strict_ssl_verification = True
+        if self._access.kubeconfig is None:
+            _load_in_cluster(configuration, self._access.server)
+        elif not await self._load_kubeconfig(configuration, self._access.kubeconfig, refused=refused):
+            return self._configuration or configuration
+        _trim_token(configuration, where)
+        return configuration
+
+    async def _load_kubeconfig(self, configuration: Configuration, file: Path, *, refused: bool) -> bool:
+        """Load from a kubeconfig file; return False when what was loaded before is to be kept."""
+        state = await asyncio.to_thread(_state, file)
+        loader = self._loader
+        if loader is None or state != self._file_state or (refused and loader.provider is None):
+            loader = await _fresh(configuration, file, self._access.context)
+        elif _plugin(loader) and not hasattr(loader, "exec_plugin_expiry"):
+            return False
+        else:
+            await loader.load_and_set(configuration)
+        if not configuration.host or configuration.host == "http://localhost":
+            raise SourceError(f"--kubeconfig {file}: names no server; write clusters[].cluster.server")
+        if _plugin(loader) and not (configuration.api_key or configuration.cert_file):
+            raise SourceError(
+                f"--kubeconfig {file}: the exec plugin {_plugin(loader)} gave no credentials (the message before this one "
+                "says why); run it by hand, or correct users[].user.exec"
+            )
+        self._loader, self._file_state = loader, state
+        return True
+
+
 async def load(access: Access) -> Configuration:
-    """Load the official client's configuration.
+    """Load the official client's configuration, once.
 
     Raises:
-        SourceError: something is missing or cannot be read; the message names the file and the remedy.
+        SourceError: as `Credentials.load` does.
     """
-    from kubernetes.aio.client import Configuration  # noqa: PLC0415 (takes 0.3 s; only for those who need it)
-
-    configuration = Configuration()
-    try:
-        if access.kubeconfig is None:
-            _load_in_cluster(configuration, access.server)
-        else:
-            await _load_kubeconfig(configuration, access.kubeconfig, access.context)
-    except SourceError:
-        raise
-    except Exception as error:
-        # The loaders raise whatever a malformed file makes them stumble over.
-        where = "--in-cluster" if access.kubeconfig is None else f"--kubeconfig {access.kubeconfig}"
-        raise SourceError(f"{where}: {_said(error)}; {_remedy(access)}") from error
-    if access.server is not None:
-        configuration.host = access.server.rstrip("/")
-    return configuration
+    return await Credentials(access).load()
 
 
-async def _load_kubeconfig(configuration: Configuration, file: Path, context: str | None) -> None:
+async def _fresh(configuration: Configuration, file: Path, context: str | None) -> KubeConfigLoader:
+    import yaml  # noqa: PLC0415 (as above)
     from kubernetes.aio.config import load_kube_config  # noqa: PLC0415 (as above)
 
     try:
-        await asyncio.to_thread(file.read_bytes)
+        document = yaml.safe_load(await asyncio.to_thread(file.read_bytes))
+    except yaml.YAMLError as error:
+        raise SourceError(f"--kubeconfig {file}: is no YAML ({error}); name another file") from error
+    if not isinstance(document, dict):
+        what = "is empty" if document is None else "is no kubeconfig"
+        raise SourceError(f"--kubeconfig {file}: {what}; name another file")
+    return await load_kube_config(str(file), context, client_configuration=configuration, persist_config=False)
+
+
+def _state(file: Path) -> tuple[int, int]:
+    try:
+        found = file.stat()
+        with file.open("rb"):
+            return found.st_mtime_ns, found.st_ino
     except OSError as error:
         raise SourceError(f"--kubeconfig {file}: cannot read the file ({error.strerror}); name another one") from error
-    await load_kube_config(str(file), context, client_configuration=configuration, persist_config=False)
-    if not configuration.host or configuration.host == "http://localhost":
-        raise SourceError(f"--kubeconfig {file}: names no server; write clusters[].cluster.server")
+
+
+def _plugin(loader: KubeConfigLoader) -> str:
+    """Return the command of the exec plugin, or "" when there is none."""
+    user = loader._user  # noqa: SLF001 (nothing else says so; the loader's own refresh_token reads it, too)
+    return str(user["exec"].safe_get("command")) if user is not None and "exec" in user else ""
+
+
+def _trim_token(configuration: Configuration, where: str) -> None:
+    """Take the newline at the end of a token file away; HTTP has no header with a newline."""
+    if (token := configuration.api_key.get("BearerToken")) is None:
+        return
+    configuration.api_key["BearerToken"] = token.strip()
+    if not token.strip().isprintable():
+        raise SourceError(f"{where}: the token has a control character in it (a newline?); correct it")
+
+
+def _url(server: str) -> str:
+    try:
+        url = urlsplit(server)
+        is_url = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
+    except ValueError:
+        is_url = False
+    if not is_url:
+        raise SourceError(f"--server {server}: not a URL; write https://HOST:PORT")
+    return server.rstrip("/")
 
 
 def _load_in_cluster(configuration: Configuration, server: str | None) -> None:
@@ -81,7 +177,7 @@ def _load_in_cluster(configuration: Configuration, server: str | None) -> None:
 
     environ = dict(os.environ)
     if server is not None:
-        url = urlsplit(server)
+        url = urlsplit(_url(server))
         environ[incluster_config.SERVICE_HOST_ENV_NAME] = url.hostname or ""
         environ[incluster_config.SERVICE_PORT_ENV_NAME] = str(url.port or _HTTPS)
     loader = incluster_config.InClusterConfigLoader(

@@ -50,6 +50,7 @@ class Link:
         patience: seconds that a probe may take.
 
     Attributes:
+        client, clock, chance: as given, for those who follow resources.
         outage: Unix seconds since when the server does not answer; None while it does.
     """
 
@@ -57,8 +58,9 @@ class Link:
         self, client: Reads, clock: Clock, chance: Random, *, period: float = 10.0, patience: float = 10.0
     ) -> None:
         self.outage: float | None = None
-        self._client = client
-        self._clock = clock
+        self.client = client
+        self.clock = clock
+        self.chance = chance
         self._backoff = Backoff(chance)
         self._period = period
         self._patience = patience
@@ -88,21 +90,21 @@ class Link:
         """Probe until cancelled."""
         while True:
             self._doubt.clear()
-            started = self._clock.wall()
+            started = self.clock.wall()
             reason = await self._probe()
             if not reason:
                 self._end()
                 await self._pause(self._period)
             else:
                 self._begin(started, reason)
-                await self._clock.sleep(self._backoff.next())
+                await self.clock.sleep(self._backoff.next())
 
     async def _probe(self) -> str:
         """Return why the server does not answer, or "" when it does."""
         self._heard = False
         try:
             async with asyncio.timeout(self._patience):
-                await self._client.get(_PROBE)
+                await self.client.get(_PROBE)
         except TimeoutError:
             return "" if self._heard else f"no answer within {self._patience:g} s"
         except ApiError as error:
@@ -133,7 +135,7 @@ class Link:
         self._backoff.reset()
         if self.outage is None:
             return
-        seconds = self._clock.wall() - self.outage
+        seconds = self.clock.wall() - self.outage
         self.outage = None
         self._there.set()
         _LOG.info("the API server answers again after %.1f s", seconds)
