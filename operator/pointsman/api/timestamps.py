@@ -17,3 +17,8 @@ def unix_seconds(text: str) -> float | None:
     except ValueError:
         return None
     return moment.timestamp() if moment.tzinfo is not None else None
+
+
+def rfc3339_micro(unix: float) -> str:
+    """Write Unix seconds as `metav1.MicroTime`: UTC, six digits of fraction."""
+    return datetime.fromtimestamp(unix, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
