@@ -20,6 +20,7 @@ from pointsman.sources.protocol import SourceError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
+
     from pointsman.model.objects import Kind, ObjectKey
     from pointsman.model.problems import Problem
     from pointsman.sources.apiserver.decode import Item
