@@ -6,6 +6,7 @@ Services take some milliseconds.
 
 from __future__ import annotations
 
+from heapq import nsmallest
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from pointsman.api.names import MODES, SCHEDULER_ANNOTATION
@@ -62,7 +63,7 @@ class Finding(NamedTuple):
 
 
 def findings(view: View, fleet: Fleet, unready: Mapping[str, str]) -> tuple[Finding, ...]:
-    """Find what is wrong as one ProxyConfig sees the cluster, by the names of the objects.
+    """Find what is wrong as one ProxyConfig sees the cluster, in any order.
 
     Args:
         view: the cluster.
@@ -72,13 +73,13 @@ def findings(view: View, fleet: Fleet, unready: Mapping[str, str]) -> tuple[Find
     if view.nodes and not fleet.nodes:
         return (_unused(view, fleet.config),)
     found = [*_out_of_range(view, fleet.config), *_without_scheduler(view, fleet), *_unserved(view, fleet, unready)]
-    return tuple(sorted(found))
+    return tuple(found)
 
 
 def reported(found: Iterable[Finding]) -> tuple[tuple[ReportedProblem, ...], int]:
-    """Write findings as a status has them: the first ones, and how many there are."""
+    """Write findings as a status has them: the first ones by the names of the objects, and how many there are."""
     every = tuple(found)
-    return tuple(each.reported() for each in every[:MAX_REPORTED]), len(every)
+    return tuple(each.reported() for each in nsmallest(MAX_REPORTED, every, key=_place)), len(every)
 
 
 def _unused(view: View, config: ProxyConfig) -> Finding:
@@ -124,13 +125,12 @@ def _outside(service: Service, uid: str, field: str, port: int, wanted: PortRang
 def _without_scheduler(view: View, fleet: Fleet) -> Iterator[Finding]:
     modes = _modes(fleet)
     lacking = {
-        scheduler: [mode for mode in modes if scheduler not in SCHEDULERS[mode]]
+        scheduler: _said_of([mode for mode in modes if scheduler not in SCHEDULERS[mode]])
         for scheduler in {service.scheduler or "" for _, service in view.catalog.services(view.catalog.scheduler_keys)}
     }
     for entry, service in view.catalog.services(view.catalog.scheduler_keys):
-        without = lacking[service.scheduler or ""]
-        if without:
-            where = " and ".join(f"mode {mode} (has {', '.join(SCHEDULERS[mode])})" for mode in without)
+        where = lacking[service.scheduler or ""]
+        if where:
             yield Finding(
                 _key(service),
                 entry.uid,
@@ -139,6 +139,10 @@ def _without_scheduler(view: View, fleet: Fleet) -> Iterator[Finding]:
                 f'"{service.scheduler}" is no scheduler of {where}; the scheduler of the ProxyConfig is used there',
                 "choose a scheduler of that mode",
             )
+
+
+def _said_of(modes: list[Mode]) -> str:
+    return " and ".join(f"mode {mode} (has {', '.join(SCHEDULERS[mode])})" for mode in modes)
 
 
 def _modes(fleet: Fleet) -> tuple[Mode, ...]:
@@ -162,6 +166,11 @@ def _unserved(view: View, fleet: Fleet, unready: Mapping[str, str]) -> Iterator[
                 f"{counts[name]} ready endpoints are on it, and its agent is not ready: {unready[name]}",
                 "see its NodeProxy, and the agent's log on this node",
             )
+
+
+def _place(finding: Finding) -> tuple[str, str, str, str]:
+    regarding = finding.regarding
+    return regarding.namespace, regarding.name, finding.field, finding.message
 
 
 def _key(service: Service) -> ObjectKey:

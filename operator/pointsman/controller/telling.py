@@ -30,7 +30,7 @@ class Teller:
 
     def __init__(self) -> None:
         self.is_behind = False
-        self._told: dict[str, float] = {}
+        self._told: dict[Finding, float] = {}
 
     def tell(self, found: Iterable[Finding], now: float) -> tuple[SendEvent, ...]:
         """Say which events to send now.
@@ -39,12 +39,12 @@ class Teller:
             found: everything that is wrong now; what is not among it any more is told anew when it comes back.
             now: Unix seconds.
         """
-        events = {event.key: event for event in map(_event, found)}
-        self._told = {key: at for key, at in self._told.items() if key in events and now - at < _AGAIN}
-        untold = [event for key, event in events.items() if key not in self._told]
-        self._told.update((event.key, now) for event in untold[:_AT_ONCE])
+        every = dict.fromkeys(found)
+        self._told = {finding: at for finding, at in self._told.items() if finding in every and now - at < _AGAIN}
+        untold = [finding for finding in every if finding not in self._told]
+        self._told.update((finding, now) for finding in untold[:_AT_ONCE])
         self.is_behind = len(untold) > _AT_ONCE
-        return tuple(untold[:_AT_ONCE])
+        return tuple(_event(finding) for finding in untold[:_AT_ONCE])
 
 
 def _event(finding: Finding) -> SendEvent:
