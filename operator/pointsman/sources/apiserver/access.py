@@ -55,9 +55,9 @@ class Credentials:
     async def load(self, *, refused: bool = False) -> Configuration:
         """Load the configuration, as it is now.
 
-        Files of tokens and certificates are read each time, the kubeconfig file when it has changed. An exec plugin runs
-        when its token has ended, or, as the token does not say when, when the API server has `refused` it (as client-go
-        does). A refreshed OIDC token is kept: some issuers take each refresh token only once.
+        Files of tokens and certificates are read each time, the kubeconfig file when it has changed. An exec plugin
+        runs when its token has ended or the API server has `refused` its credentials, as in client-go; many do not say
+        when they end. A refreshed OIDC token is kept: some issuers take each refresh token only once.
 
         Raises:
             SourceError: something is missing or cannot be read; the message names the file and the remedy.
@@ -107,8 +107,8 @@ class Credentials:
             raise SourceError(f"--kubeconfig {file}: names no server; write clusters[].cluster.server")
         if _plugin(loader) and not (configuration.api_key or configuration.cert_file):
             raise SourceError(
-                f"--kubeconfig {file}: the exec plugin {_plugin(loader)} gave no credentials (the message before this one "
-                "says why); run it by hand, or correct users[].user.exec"
+                f"--kubeconfig {file}: the exec plugin {_plugin(loader)} gave no credentials (the message before this "
+                "one says why); run it by hand, or correct users[].user.exec"
             )
         self._loader, self._file_state = loader, state
         return True
@@ -130,7 +130,10 @@ async def _fresh(configuration: Configuration, file: Path, context: str | None) 
     try:
         document = yaml.safe_load(await asyncio.to_thread(file.read_bytes))
     except yaml.YAMLError as error:
-        raise SourceError(f"--kubeconfig {file}: is no YAML ({error}); name another file") from error
+        # Not the error as a whole: it quotes the text, in which there are keys.
+        mark = getattr(error, "problem_mark", None)
+        at = f" (line {mark.line + 1})" if mark is not None else ""
+        raise SourceError(f"--kubeconfig {file}: is no YAML{at}; correct it, or name another file") from None
     if not isinstance(document, dict):
         what = "is empty" if document is None else "is no kubeconfig"
         raise SourceError(f"--kubeconfig {file}: {what}; name another file")

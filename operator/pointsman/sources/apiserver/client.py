@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 import socket
 import time
 from contextlib import asynccontextmanager
@@ -19,7 +20,7 @@ import msgspec
 from kubernetes.aio.client.rest import RESTClientObject
 
 from pointsman import __version__
-from pointsman.sources.apiserver.access import Access, load
+from pointsman.sources.apiserver.access import Access, Credentials
 from pointsman.sources.protocol import SourceError
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ _KEEP_ALIVE: Final = (
     (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 25_000),
 )
 """A peer that is gone without a word is noticed within 25 s, on a quiet connection and on a busy one (tcp(7))."""
+_LOG: Final = logging.getLogger(__name__)
 _OK_STATUSES: Final = range(200, 300)
 _UNAUTHORIZED: Final = 401
 
@@ -81,9 +83,7 @@ class _Call(NamedTuple):
     params: Mapping[str, str] | None = None
     data: bytes | None = None
     content_type: str | None = None
-    timeout: aiohttp.ClientTimeout = aiohttp.ClientTimeout(
-        total=None, sock_connect=_CONNECT_TIMEOUT, sock_read=_READ_TIMEOUT
-    )
+    may_be_quiet: bool = False
 
 
 class _Status(msgspec.Struct):
@@ -122,7 +122,8 @@ async def connect(access: Access) -> AsyncGenerator[ApiClient]:
     Raises:
         SourceError: the configuration cannot be loaded.
     """
-    client = ApiClient(access, await load(access))
+    credentials = Credentials(access)
+    client = ApiClient(credentials, await credentials.load())
     try:
         yield client
     finally:
@@ -137,10 +138,11 @@ class ApiClient:
     Credentials are read again once a minute, and when the API server refuses them.
     """
 
-    def __init__(self, access: Access, configuration: Configuration) -> None:
-        self._access = access
-        self._loaded_at = 0.0
-        self._use(configuration)
+    def __init__(self, credentials: Credentials, configuration: Configuration) -> None:
+        self._credentials = credentials
+        self._renewing = asyncio.Lock()
+        self._loaded_at = time.monotonic()
+        self._use(configuration, _fingerprint(configuration))
 
     @property
     def configuration(self) -> Configuration:
@@ -180,8 +182,7 @@ class ApiClient:
 
     async def watch(self, path: str, params: Mapping[str, str]) -> AsyncGenerator[bytes]:
         """Follow a list: one line a watch event, until the API server ends it."""
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_TIMEOUT)
-        response = await self._open(_Call("GET", path, {**params, "watch": "true"}, timeout=timeout))
+        response = await self._open(_Call("GET", path, {**params, "watch": "true"}, may_be_quiet=True))
         try:
             rest = b""
             async for chunk in response.content.iter_any():
@@ -208,9 +209,11 @@ class ApiClient:
 
     async def _open(self, call: _Call) -> aiohttp.ClientResponse:
         """Send a request; refused credentials are read again, once."""
-        await self._renew(at_most_aged=_RELOAD)
+        if time.monotonic() - self._loaded_at >= _RELOAD:
+            await self._renew(refused=False)
+        sent_as = self._identity
         response = await self._send(call)
-        if response.status == _UNAUTHORIZED and await self._renew(at_most_aged=0):
+        if response.status == _UNAUTHORIZED and await self._has_other_than(sent_as):
             response.release()
             response = await self._send(call)
         if response.status in _OK_STATUSES:
@@ -219,6 +222,8 @@ class ApiClient:
 
     async def _send(self, call: _Call) -> aiohttp.ClientResponse:
         configuration = self._configuration
+        read_timeout = None if call.may_be_quiet else _READ_TIMEOUT
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_TIMEOUT, sock_read=read_timeout)
         headers = {"Accept": "application/json", "User-Agent": f"pointsman/{__version__}"}
         if token := configuration.api_key.get("BearerToken"):
             headers["Authorization"] = token
@@ -231,7 +236,7 @@ class ApiClient:
                 params=call.params,
                 data=call.data,
                 headers=headers,
-                timeout=call.timeout,
+                timeout=timeout,
                 allow_redirects=False,
                 server_hostname=configuration.tls_server_name,
                 proxy=configuration.proxy,
@@ -253,54 +258,68 @@ class ApiClient:
             said = _Status(message=body.decode(errors="replace").strip()[:200] or response.reason)
         return ApiError(response.status, said.reason or "", said.message or "", _seconds(response))
 
-    async def _renew(self, *, at_most_aged: float) -> bool:
-        """Read the credentials again if they are older than `at_most_aged` seconds; return whether they changed.
+    async def _has_other_than(self, refused: tuple[str | None, str]) -> bool:
+        """Tell whether there are other credentials than those that were refused.
+
+        Many requests are refused at once when a token ends: the first one has it renewed, the others wait for that.
+        """
+        async with self._renewing:
+            if self._identity == refused:
+                await self._renew(refused=True)
+            return self._identity != refused
+
+    async def _renew(self, *, refused: bool) -> None:
+        """Read the credentials again.
 
         A renewal that fails keeps the old ones: they may well be good still, and the API server says if they are not.
         """
-        if time.monotonic() - self._loaded_at < at_most_aged:
-            return False
         self._loaded_at = time.monotonic()
         try:
-            configuration = await load(self._access)
-        except SourceError:
-            return False
-        before = (self._token, self._fingerprint)
-        if before[1] != await asyncio.to_thread(_fingerprint, configuration):
+            configuration = await self._credentials.load(refused=refused)
+            fingerprint = await asyncio.to_thread(_fingerprint, configuration)
+            if fingerprint == self._identity[1]:
+                self._configuration = configuration
+                return
             old = self._connection
-            self._use(configuration)
-            await old.close()  # watches on it break, and go on over the new one
-        else:
-            self._configuration = configuration
-        return before != (self._token, self._fingerprint)
+            self._use(configuration, fingerprint)
+        except SourceError as error:
+            _LOG.warning("the credentials are not renewed, the old ones stay in use: %s", error)
+            return
+        await old.close()  # watches on it break, and go on over the new one
 
     @property
-    def _token(self) -> str | None:
-        token: str | None = self._configuration.api_key.get("BearerToken")
-        return token
+    def _identity(self) -> tuple[str | None, str]:
+        """What tells who we are to the API server: the token, and the fingerprint of the connection."""
+        return self._configuration.api_key.get("BearerToken"), self._fingerprint
 
-    def _use(self, configuration: Configuration) -> None:
+    def _use(self, configuration: Configuration, fingerprint: str) -> None:
         try:
             self._connection = _Connection(configuration)
-            self._fingerprint = _fingerprint(configuration)
         except OSError as error:
             raise SourceError(f"cannot use the certificates of the configuration: {error}; correct them") from error
         self._configuration = configuration
-        self._loaded_at = time.monotonic()
+        self._fingerprint = fingerprint
 
     def _unreachable(self, error: Exception) -> Unreachable:
         return Unreachable(f"{self.server}: {str(error) or type(error).__name__}")
 
 
 def _fingerprint(configuration: Configuration) -> str:
-    """Tell two configurations apart that need different connections; files are renewed in place."""
+    """Tell two configurations apart that need different connections; files are renewed in place.
+
+    Raises:
+        SourceError: a file of the configuration cannot be read.
+    """
     digest = hashlib.sha256(
         repr(
             (configuration.host, configuration.verify_ssl, configuration.tls_server_name, configuration.proxy)
         ).encode()
     )
     for name in (configuration.ssl_ca_cert, configuration.cert_file, configuration.key_file):
-        digest.update(Path(name).read_bytes() if name else b"-")
+        try:
+            digest.update(Path(name).read_bytes() if name else b"-")
+        except OSError as error:
+            raise SourceError(f"{name}: cannot read the file ({error.strerror}); correct the configuration") from error
     return digest.hexdigest()
 
 
