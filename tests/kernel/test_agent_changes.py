@@ -213,7 +213,7 @@ def test_metrics_count_what_happened(node: Supervised) -> None:
 def test_sigterm_ends_it_with_status_0_and_leaves_the_rules(node: Supervised) -> None:
     node.write("web.json", *web(node, 1))
     node.start()
-    process = node.agent._process
+    process = node.agent.daemon._process
     assert process is not None
     node.agent.stop()
     assert process.returncode == 0
