@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from pointsman.api.timestamps import rfc3339, unix_seconds
-from pointsman.controller.actions import PatchNodeProxyStatus, PatchProxyConfigStatus
-from pointsman.controller.reconcile import next_due
+from pointsman.controller.actions import PatchNodeProxyStatus, PatchProxyConfigStatus, UpdateNodeProxy
+from pointsman.controller.reconcile import next_due, reconcile
 from support.fleet import START, Cluster, configuration, says
 
 BAD = says("ModeInForce", "False", "ModeNotSupported", "mode ipvs is not there")
@@ -150,3 +150,34 @@ def test_times_are_read_as_they_are_written() -> None:
     assert unix_seconds(rfc3339(START)) == START
     assert unix_seconds("2023-11-14T22:13:20") is None
     assert unix_seconds("yesterday") is None
+
+
+def test_a_node_proxy_that_somebody_else_wrote_is_corrected_and_nothing_is_stalled() -> None:
+    cluster = ready_cluster("node-1", "node-2")
+    cluster.now += 7200
+    proxy = cluster.view.node_proxies["node-2"]
+    other = proxy.spec.model_copy(update={"scheduler": "rr"})
+    cluster.put(proxy.model_copy(update={"spec": other, "generation": 2}))
+    assert [type(each) for each in cluster.pass_(1)] == [UpdateNodeProxy, PatchProxyConfigStatus]
+    assert cluster.conditions()["Progressing"] == ("True", "RollingOut")
+    cluster.report("node-2")
+    cluster.settle()
+    assert cluster.conditions()["Progressing"] == ("False", "Complete")
+
+
+def test_a_write_without_effect_is_not_repeated_without_end() -> None:
+    """The API server has CRDs of another release, and drops a field."""
+    cluster = ready_cluster("node-1")
+    change(cluster, scheduler="rr")
+
+    def said(seconds: float) -> list[UpdateNodeProxy]:
+        cluster.now += seconds
+        actions = reconcile(cluster.view, cluster.memory, cluster.now)
+        return [each for each in actions if isinstance(each, UpdateNodeProxy)]
+
+    assert len(said(1)) == 1
+    assert said(0.1) == []
+    due = next_due(cluster.memory, cluster.now)
+    assert due is not None
+    assert 4 < due < 5
+    assert len(said(due + 0.01)) == 1

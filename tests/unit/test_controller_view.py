@@ -81,6 +81,19 @@ def test_dirty_is_what_changed() -> None:
     assert view.take_dirty() == {"shop/web"}
 
 
+def test_a_condition_that_is_older_than_the_answer_to_a_write_is_left_out() -> None:
+    view = View()
+    view.put(web(), 5)
+    view.put_condition(WEB, "True", 9)
+    view.put(web(), 7)
+    view.put_condition(WEB, "False", 7)
+    assert view.catalog.entries["shop/web"].condition == "True"
+    view.put(web(node_port=30001), 9)  # the form that was written upon, and is told of only now
+    assert view.service(WEB) == web(node_port=30001)
+    view.put_condition(ObjectKey("Service", "shop", "none"), "True", 9)
+    assert "shop/none" not in view.catalog.entries
+
+
 def test_a_revision_is_a_change() -> None:
     view = View()
     view.put(Node("node-1"), uid="one")

@@ -100,10 +100,13 @@ class Catalog:
         self._drop_unused(key)
         return True
 
-    def put_condition(self, key: str, status: str) -> None:
+    def put_condition(self, key: str, status: str, version: int) -> None:
         """Take the status of a Service's condition as it is in the cluster; "" for none."""
         entry = self.entries.get(key)
-        if entry is not None and entry.condition != status:
+        if entry is None or 0 < version < entry.version:
+            return
+        entry.version = max(version, entry.version)
+        if entry.condition != status:
             entry.condition = intern(status)
             self.dirty.add(key)
 

@@ -58,11 +58,11 @@ def follow(before: Progress | None, fleet: Fleet, now: float) -> Progress:
     updated = sum(1 for node in fleet.nodes if node.updated)
     ready = sum(1 for node in fleet.nodes if node.ready)
     known = before or _as_told(fleet.config, nodes, (updated, ready), now)
-    is_new = fleet.config.generation != known.generation or not nodes <= known.nodes
-    if is_new:
+    is_undone = known.complete and updated < len(nodes)  # somebody else wrote a NodeProxy
+    if fleet.config.generation != known.generation or not nodes <= known.nodes or is_undone:
         known = Progress(fleet.config.generation, nodes, (0, 0), now, complete=False)
     best = (max(updated, known.best[0]), max(ready, known.best[1]))
-    complete = ready == len(nodes) or (known.complete and updated == len(nodes))
+    complete = ready == len(nodes) or known.complete
     since = now if best != known.best else known.since
     return Progress(fleet.config.generation, nodes, best, since, complete)
 

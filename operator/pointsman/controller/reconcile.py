@@ -8,7 +8,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from pointsman.controller.actions import PatchProxyConfigStatus
+from pointsman.controller.actions import (
+    CreateNodeProxy,
+    DeleteNodeProxy,
+    PatchNodeProxyStatus,
+    PatchProxyConfigStatus,
+    UpdateNodeProxy,
+)
 from pointsman.controller.conditions import Judge
 from pointsman.controller.nodes import fleets
 from pointsman.controller.progress import follow
@@ -17,7 +23,7 @@ from pointsman.controller.statuses import config_status, silences
 from pointsman.controller.survey import Survey
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from pointsman.controller.actions import Action
     from pointsman.controller.nodes import Fleet
@@ -25,10 +31,16 @@ if TYPE_CHECKING:
     from pointsman.controller.view import View
     from pointsman.model.objects import Kind
 
+_OfNode = CreateNodeProxy | UpdateNodeProxy | DeleteNodeProxy | PatchNodeProxyStatus
 _FOR_NODES: Final[frozenset[Kind]] = frozenset({"Node", "ProxyConfig", "NodeProxy"})
 _FOR_SERVICES: Final[frozenset[Kind]] = _FOR_NODES | {"Service", "EndpointSlice", "Namespace"}
 _STATUS_EVERY: Final = 1.0
 """Seconds from one status of a ProxyConfig to the next."""
+_AGAIN: Final = 5.0
+"""Seconds until the same is said of a NodeProxy again: a write that changes nothing (the API server has CRDs of another
+release, and drops a field) must not be repeated without end."""
+_NEXT_PORTION: Final = 0.2
+"""Seconds until more conditions are written, when there are many."""
 
 
 class Memory:
@@ -40,6 +52,8 @@ class Memory:
         behind: names of ProxyConfigs whose status waits for its time.
         survey: what is wrong in the cluster.
         judge: of the Services' conditions.
+        tried: what was said of NodeProxies, and when, by what it was and their names.
+        held_back: of `tried`, what was to be said again and was not.
     """
 
     def __init__(self) -> None:
@@ -48,6 +62,8 @@ class Memory:
         self.behind: set[str] = set()
         self.survey = Survey()
         self.judge = Judge()
+        self.tried: dict[tuple[type, str], tuple[Action, float]] = {}
+        self.held_back: set[tuple[type, str]] = set()
 
 
 def reconcile(view: View, memory: Memory, now: float) -> tuple[Action, ...]:
@@ -55,7 +71,7 @@ def reconcile(view: View, memory: Memory, now: float) -> tuple[Action, ...]:
 
     The caller does all of it before it asks again, and puts what the API server answers into the view (`view.put`, or
     `view.remove` of what it deleted, `view.put_condition`): what is not in the view counts as not done, and is said
-    again. A write that fails may be left: it is said again too.
+    again. A write that fails may be left: it is said again too (of a NodeProxy after five seconds).
 
     Args:
         view: the cluster. Nothing is done before `Node`, `ProxyConfig` and `NodeProxy` are listed (`view.mark_listed`);
@@ -69,7 +85,7 @@ def reconcile(view: View, memory: Memory, now: float) -> tuple[Action, ...]:
     if not view.listed >= _FOR_NODES:
         return ()
     every = fleets(view)
-    actions: list[Action] = [*roll_out(view, every), *silences(view, now)]
+    actions: list[Action] = [*_news([*roll_out(view, every), *silences(view, now)], memory, now)]
     knows_services = view.listed >= _FOR_SERVICES
     if knows_services:
         memory.survey.look(view, every, now)
@@ -87,14 +103,30 @@ def next_due(memory: Memory, now: float) -> float | None:
         memory: as the last call of `reconcile` left it.
         now: Unix seconds.
     """
-    if memory.judge.is_behind:
-        return 0.0
     due = [
         *(each.due(now) for each in memory.progress.values()),
         *(memory.written[name] + _STATUS_EVERY - now for name in memory.behind),
+        *(memory.tried[what][1] + _AGAIN - now for what in memory.held_back),
         memory.survey.due(now),
+        _NEXT_PORTION if memory.judge.is_behind else None,
     ]
     return min((max(each, 0.0) for each in due if each is not None), default=None)
+
+
+def _news(actions: Iterable[_OfNode], memory: Memory, now: float) -> Iterator[_OfNode]:
+    """Leave out what was said a moment ago of the very same version of a NodeProxy."""
+    before = memory.tried
+    memory.tried = {}
+    memory.held_back.clear()
+    for action in actions:
+        what = type(action), action.node
+        same, at = before.get(what, (None, now))
+        if same == action and now - at < _AGAIN:
+            memory.tried[what] = action, at
+            memory.held_back.add(what)
+        else:
+            memory.tried[what] = action, now
+            yield action
 
 
 def _statuses(every: tuple[Fleet, ...], memory: Memory, now: float) -> Iterator[PatchProxyConfigStatus]:

@@ -117,9 +117,15 @@ class View:
                 return
         self.revision += changed
 
-    def put_condition(self, key: ObjectKey, status: str) -> None:
-        """Take the status of a Service's condition `pointsman.dev/Programmed` as the cluster has it; "" for none."""
-        self.catalog.put_condition(_path(key), status)
+    def put_condition(self, key: ObjectKey, status: str, version: int = 0) -> None:
+        """Take a Service's condition `pointsman.dev/Programmed` as the cluster has it.
+
+        Args:
+            key: of the Service; one that is not known is left out.
+            status: of the condition; "" when there is none.
+            version: the Service's resourceVersion; what is older than what is known is left out.
+        """
+        self.catalog.put_condition(_path(key), status, version)
 
     def set_silent(self, names: Iterable[str]) -> None:
         """Take the names of the nodes whose agents give no sign of life; all others are heard of."""
