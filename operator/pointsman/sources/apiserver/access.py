@@ -137,7 +137,10 @@ async def _fresh(configuration: Configuration, file: Path, context: str | None) 
     if not isinstance(document, dict):
         what = "is empty" if document is None else "is no kubeconfig"
         raise SourceError(f"--kubeconfig {file}: {what}; name another file")
-    return await load_kube_config(str(file), context, client_configuration=configuration, persist_config=False)
+    loader: KubeConfigLoader = await load_kube_config(
+        str(file), context, client_configuration=configuration, persist_config=False
+    )
+    return loader
 
 
 def _state(file: Path) -> tuple[int, int]:
