@@ -40,12 +40,14 @@ class Item(msgspec.Struct, frozen=True, gc=False):
         version: its resourceVersion, or "".
         obj: the object; None when it cannot be read, or was not to be.
         problems: what is wrong with it.
+        written: the object as it was sent, as far as it is read; None when it cannot be read.
     """
 
     key: ObjectKey | None
     version: str
     obj: Object | None
     problems: tuple[Problem, ...] = ()
+    written: Any = None
 
 
 class Page(msgspec.Struct, frozen=True):
@@ -196,9 +198,9 @@ class Decoder:
         notes.begin(key.kind, key.namespace, key.name)
         obj = self._reader.convert(source, key.namespace, key.name, notes)
         if not notes.problems:
-            return Item(key, _version(written), obj)
+            return Item(key, _version(written), obj, (), written)
         problems, notes.problems = tuple(notes.problems), []
-        return Item(key, _version(written), obj, problems)
+        return Item(key, _version(written), obj, problems, written)
 
     def _unreadable(self, data: bytes) -> Item:
         """Say what is wrong with an object, as for one in a manifest."""

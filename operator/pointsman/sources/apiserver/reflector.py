@@ -73,6 +73,7 @@ class Reflector:
         link: the connection.
         resource: what to follow.
         tell: is called with changes as they come; with none when something else is new (see the attributes).
+        known: remembers what has been told; another one may tell more of each object.
 
     Attributes:
         resource: see there.
@@ -81,7 +82,9 @@ class Reflector:
         version: newest resourceVersion until which everything has been told, or None.
     """
 
-    def __init__(self, link: Link, resource: Resource, tell: Callable[[Iterable[Change]], None]) -> None:
+    def __init__(
+        self, link: Link, resource: Resource, tell: Callable[[Iterable[Change]], None], known: Known | None = None
+    ) -> None:
         self.resource = resource
         self.listed = False
         self.refused = False
@@ -93,7 +96,7 @@ class Reflector:
         self._chance = link.chance
         self._backoff = Backoff(link.chance)
         self._decoder = Decoder(resource.kind)
-        self._known = Known()
+        self._known = known or Known()
         self._trouble: Problem | None = None
         self._failures = 0
         self._resume = ""
