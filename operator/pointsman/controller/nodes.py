@@ -32,6 +32,7 @@ class NodeState(NamedTuple):
         updated: the NodeProxy says what the ProxyConfig says now.
         unavailable: why its agent does not say that all is in force and the kernel up to date; "" when it does.
         fault: what of that does not go by itself, or "".
+        silent: its agent has worked here, and gives no sign of life now.
     """
 
     name: str
@@ -39,6 +40,7 @@ class NodeState(NamedTuple):
     updated: bool
     unavailable: str
     fault: str
+    silent: bool = False
 
     @property
     def ready(self) -> bool:
@@ -92,18 +94,21 @@ def _fleet(view: View, config: ProxyConfig, nodes: list[str]) -> Fleet:
     return Fleet(config, spec, tuple(_state(name, spec, view.node_proxies, view.silent) for name in nodes))
 
 
-def _state(name: str, spec: NodeProxySpec, proxies: Mapping[str, NodeProxy], silent: frozenset[str]) -> NodeState:
+def _state(name: str, spec: NodeProxySpec, proxies: Mapping[str, NodeProxy], silent_nodes: frozenset[str]) -> NodeState:
     proxy = proxies.get(name)
     if proxy is None:
         return NodeState(name, None, updated=False, unavailable="it has no NodeProxy yet", fault="")
-    unavailable, fault = _unavailable(proxy, is_silent=name in silent)
-    return NodeState(name, proxy, proxy.spec == spec, unavailable, unavailable if fault else "")
+    ready = condition(proxy, READY)
+    silent = name in silent_nodes or (ready is not None and ready.reason == AGENT_SILENT)
+    unavailable, fault = _unavailable(proxy, is_silent=silent)
+    worked = proxy.status.mode is not None
+    return NodeState(name, proxy, proxy.spec == spec, unavailable, unavailable if fault else "", silent and worked)
 
 
 def _unavailable(proxy: NodeProxy, *, is_silent: bool) -> tuple[str, bool]:
     """Say why a node is unavailable, and whether that is a fault."""
     ready, mode = condition(proxy, READY), condition(proxy, MODE_IN_FORCE)
-    if is_silent or (ready is not None and ready.reason == AGENT_SILENT):
+    if is_silent:
         return "no sign of life from its agent", True
     if proxy.status.observed_generation < proxy.generation or ready is None or mode is None:
         return "its agent does not report this configuration in force yet", False
