@@ -30,6 +30,8 @@ class Watched:
         requests: (verb, path, parameters) of every request.
     """
 
+    server = "http://memory"
+
     def __init__(self, *, streams: bool = True) -> None:
         self.streams = streams
         self.ends_lists = True

@@ -139,8 +139,8 @@ def test_an_outage_is_told_once_when_it_begins_and_when_it_ends(caplog: pytest.L
 
     run(server, scenario)
     first, second = (record.getMessage() for record in caplog.records)
-    assert first.startswith("the API server does not answer (http://memory: connection refused); what is in force")
-    assert second.startswith("the API server answers again")
+    assert first.startswith("the API server http://memory does not answer: connection refused; what is in force")
+    assert second.startswith("the API server http://memory answers again after 0.0 s")
 
 
 def test_a_gateway_without_a_server_is_an_outage() -> None:

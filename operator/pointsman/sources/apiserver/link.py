@@ -26,6 +26,11 @@ _LOG: Final = logging.getLogger(__name__)
 class Reads(Protocol):
     """What is needed of `pointsman.sources.apiserver.client.ApiClient`."""
 
+    @property
+    def server(self) -> str:
+        """The API server's URL, for messages."""
+        ...
+
     async def get(self, path: str, params: Mapping[str, str] | None = None) -> bytes:
         """Read an object or a list."""
         ...
@@ -125,8 +130,11 @@ class Link:
             return
         self.outage = since
         self._there.clear()
+        server = self.client.server
         _LOG.warning(
-            "the API server does not answer (%s); what is in force stays, it is tried again until it does", reason
+            "the API server %s does not answer: %s; what is in force stays, it is tried again until it does",
+            server,
+            reason.removeprefix(f"{server}: "),
         )
         for interrupt in self._interrupts:
             interrupt()
@@ -138,4 +146,4 @@ class Link:
         seconds = self.clock.wall() - self.outage
         self.outage = None
         self._there.set()
-        _LOG.info("the API server answers again after %.1f s", seconds)
+        _LOG.info("the API server %s answers again after %.1f s", self.client.server, seconds)
