@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from pointsman import __version__
-from pointsman.cli import agent, cleanup, explain, lab, render
+from pointsman.cli import agent, cleanup, explain, lab, operator, render
 
 app = typer.Typer(
     name="pointsman",
@@ -18,6 +18,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command("agent")(agent.command)
+app.command("operator")(operator.command)
 app.command("render")(render.command)
 app.command("explain")(explain.command)
 app.command("lab")(lab.command)

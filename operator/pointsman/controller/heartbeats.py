@@ -102,11 +102,11 @@ def read_signs(body: bytes) -> dict[str, Sign]:
         msgspec.DecodeError: it is none.
     """
     leases = msgspec.json.decode(body, type=_Leases).items or ()
-    return {
-        lease.metadata.name.removeprefix(_PREFIX): Sign(spec.renew_time or "", spec.lease_duration_seconds or _DURATION)
-        for lease in leases
-        if lease.metadata.name.startswith(_PREFIX) and (spec := lease.spec or _Spec())
-    }
+    return {lease.metadata.name.removeprefix(_PREFIX): _sign(lease.spec or _Spec()) for lease in leases}
+
+
+def _sign(spec: _Spec) -> Sign:
+    return Sign(spec.renew_time or "", spec.lease_duration_seconds or _DURATION)
 
 
 async def follow_heartbeats(

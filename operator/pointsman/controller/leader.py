@@ -79,7 +79,7 @@ class Leadership:
         """Take or renew the Lease, if this replica may."""
         begun = self._clock.monotonic()
         try:
-                async with asyncio.timeout(_DEADLINE / 2):
+            async with asyncio.timeout(_DEADLINE / 2):  # so that there is a second try before the deadline
                 won = await self._election.try_acquire_or_renew()
             self._say("")
         except (ApiError, Unreachable, SourceError, TimeoutError, msgspec.DecodeError) as error:

@@ -63,7 +63,7 @@ class Writer:
         self._is_allowed = is_allowed
         self._refused: dict[str, str] = {}
 
-    async def do(self, action: Action) -> bool:
+    async def carry_out(self, action: Action) -> bool:
         """Do one action; tell whether it is done, or need not be any more.
 
         Raises:
@@ -142,7 +142,7 @@ class Writer:
             "status": {"conditions": [written(action.condition)]} if action.condition is not None else {},
         }
         answer = await self._client.patch(path, body, "apply", {"fieldManager": MANAGER, "force": "true"})
-        self._view.put_condition(ObjectKey("Service", action.namespace, action.name), programmed(answer))
+        self._view.put_condition(ObjectKey("Service", action.namespace, action.name), *programmed(answer))
 
     def _take(self, kind: str, answer: bytes) -> None:
         """Put an object that the API server answered into the view."""
@@ -191,14 +191,22 @@ class _Status(msgspec.Struct):
     conditions: list[_Condition] | None = None
 
 
+class _Metadata(msgspec.Struct, rename="camel"):
+    resource_version: str = ""
+
+
 class _Service(msgspec.Struct):
+    metadata: _Metadata
     status: _Status | None = None
 
 
-def programmed(service: bytes) -> str:
-    """Return the status of a Service's condition `pointsman.dev/Programmed`, "" for none."""
-    status = msgspec.json.decode(service, type=_Service).status or _Status()
-    return next((each.status for each in status.conditions or () if each.type == PROGRAMMED), "")
+def programmed(service: bytes) -> tuple[str, int]:
+    """Return the status of a Service's condition `pointsman.dev/Programmed` ("" for none), and its resourceVersion."""
+    read = msgspec.json.decode(service, type=_Service)
+    conditions = (read.status or _Status()).conditions or ()
+    version = read.metadata.resource_version
+    status = next((each.status for each in conditions if each.type == PROGRAMMED), "")
+    return status, int(version) if version.isdecimal() else 0
 
 
 def _node_proxy(action: do.CreateNodeProxy) -> dict[str, Any]:
@@ -221,17 +229,14 @@ def _silence(action: do.PatchNodeProxyStatus) -> dict[str, Any]:
 def _named(action: Action) -> str:
     """Say for people what an action is."""
     match action:
-        case do.CreateNodeProxy():
-            return f"create NodeProxy {action.node}"
-        case do.UpdateNodeProxy():
-            return f"update NodeProxy {action.node}"
-        case do.DeleteNodeProxy():
-            return f"delete NodeProxy {action.node}"
+        case do.CreateNodeProxy() | do.UpdateNodeProxy() | do.DeleteNodeProxy():
+            said = f"{type(action).__name__.removesuffix('NodeProxy').lower()} NodeProxy {action.node}"
         case do.PatchProxyConfigStatus():
-            return f"write the status of ProxyConfig {action.name}"
+            said = f"write the status of ProxyConfig {action.name}"
         case do.PatchNodeProxyStatus():
-            return f"write the status of NodeProxy {action.node}"
+            said = f"write the status of NodeProxy {action.node}"
         case do.PatchServiceCondition():
-            return f"write the condition {PROGRAMMED} of Service {action.namespace}/{action.name}"
+            said = f"write the condition {PROGRAMMED} of Service {action.namespace}/{action.name}"
         case do.SendEvent():
-            return f"send the event {action.reason} on {action.regarding.kind} {action.regarding.name}"
+            said = f"send the event {action.reason} on {action.regarding.kind} {action.regarding.name}"
+    return said

@@ -49,6 +49,7 @@ class Metadata(Part):
     labels: Labels | None = None
     annotations: Annotations | None = None
     resource_version: str | None = None
+    uid: str | None = None
 
 
 class LabelledMetadata(Part):
@@ -111,10 +112,18 @@ class LoadBalancer(Part):
     ingress: list[Ingress] | None = None
 
 
+class ServiceCondition(Part):
+    """One of `status.conditions` of a Service."""
+
+    type: str | None = None
+    status: str | None = None
+
+
 class ServiceStatus(Part):
     """`status` of a Service."""
 
     load_balancer: LoadBalancer | None = None
+    conditions: list[ServiceCondition] | None = None
 
 
 class Conditions(Part):

@@ -49,6 +49,9 @@ _KEEP_ALIVE: Final = (
 )
 """A peer that is gone without a word is noticed within 25 s, on a quiet connection and on a busy one (tcp(7))."""
 _LOG: Final = logging.getLogger(__name__)
+_JSON: Final = "application/json"
+METADATA: Final = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+"""Form of an answer: a list with nothing but the metadata of its objects."""
 _OK_STATUSES: Final = range(200, 300)
 _UNAUTHORIZED: Final = 401
 
@@ -84,6 +87,7 @@ class _Call(NamedTuple):
     data: bytes | None = None
     content_type: str | None = None
     may_be_quiet: bool = False
+    accept: str = _JSON
 
 
 class _Status(msgspec.Struct):
@@ -158,9 +162,9 @@ class ApiClient:
         """Close all connections."""
         await self._connection.close()
 
-    async def get(self, path: str, params: Mapping[str, str] | None = None) -> bytes:
-        """Read an object or a list."""
-        return await self._request("GET", path, params)
+    async def get(self, path: str, params: Mapping[str, str] | None = None, accept: str = _JSON) -> bytes:
+        """Read an object or a list; `accept` is the form of the answer."""
+        return await self._request("GET", path, params, accept=accept)
 
     async def post(self, path: str, body: object, params: Mapping[str, str] | None = None) -> bytes:
         """Create an object."""
@@ -196,10 +200,17 @@ class ApiClient:
             response.close()
 
     async def _request(
-        self, method: str, path: str, params: Mapping[str, str] | None, body: object = None, kind: str | None = None
+        self,
+        method: str,
+        path: str,
+        params: Mapping[str, str] | None,
+        body: object = None,
+        kind: str | None = None,
+        *,
+        accept: str = _JSON,
     ) -> bytes:
         data = msgspec.json.encode(body) if body is not None else None
-        response = await self._open(_Call(method, path, params, data, kind))
+        response = await self._open(_Call(method, path, params, data, kind, accept=accept))
         try:
             return await response.read()
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
@@ -224,7 +235,7 @@ class ApiClient:
         configuration = self._configuration
         read_timeout = None if call.may_be_quiet else _READ_TIMEOUT
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_TIMEOUT, sock_read=read_timeout)
-        headers = {"Accept": "application/json", "User-Agent": f"pointsman/{__version__}"}
+        headers = {"Accept": call.accept, "User-Agent": f"pointsman/{__version__}"}
         if token := configuration.api_key.get("BearerToken"):
             headers["Authorization"] = token
         if call.content_type is not None:

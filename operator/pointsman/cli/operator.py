@@ -1,0 +1,83 @@
+"""``pointsman operator``: one replica of the operator, in the foreground."""
+
+from __future__ import annotations
+
+import socket
+import uuid
+from pathlib import Path  # noqa: TC003 (typer reads the annotations)
+from typing import Annotated, Literal
+
+import typer
+
+
+def command(
+    *,
+    kubeconfig: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Kubeconfig file that says which API server to ask, and how.")
+    ] = None,
+    in_cluster: Annotated[
+        bool, typer.Option("--in-cluster", help="Ask the API server of the cluster that this Pod runs in.")
+    ] = False,
+    context: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Context of the kubeconfig file; its current one by default.")
+    ] = None,
+    server: Annotated[
+        str | None, typer.Option(metavar="URL", help="Address of the API server, in place of the configured one.")
+    ] = None,
+    namespace: Annotated[
+        str, typer.Option(metavar="NAME", help="Namespace of the operator: Leases, and the webhook's Secret.")
+    ] = "pointsman-system",
+    identity: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="Name of this replica, no other's; by default the host's name and something that no other has.",
+        ),
+    ] = "",
+    webhook_address: Annotated[
+        str, typer.Option(metavar="IP:PORT", help="Where the admission webhook answers; '' for nowhere.")
+    ] = "0.0.0.0:9443",
+    webhook_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME", help="Name or address that the API server calls the webhook by; may be given several times."
+        ),
+    ] = None,
+    webhook_certificates: Annotated[
+        Literal["own", "secret"],
+        typer.Option(help="Make and renew the webhook's certificates, or wait for somebody else to fill the Secret."),
+    ] = "own",
+    healthz_address: Annotated[
+        str, typer.Option(metavar="IP:PORT", help="Where /healthz, /livez and /readyz answer; '' for nowhere.")
+    ] = "0.0.0.0:8080",
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log every decision.")] = False,
+    log_format: Annotated[Literal["text", "json"], typer.Option(help="Lines for people, or JSON objects.")] = "text",
+) -> None:
+    """Turn ProxyConfigs into one NodeProxy a node, gather what the nodes report, and serve the admission webhook.
+
+    Any number of replicas may run: one leads, all serve. Stopping it changes nothing on any node.
+    """
+    if (kubeconfig is not None) + in_cluster != 1:
+        raise typer.BadParameter("name one API server: --kubeconfig FILE or --in-cluster")
+    if context is not None and kubeconfig is None:
+        raise typer.BadParameter("--context is of a kubeconfig file; name one with --kubeconfig, or leave it out")
+    from pointsman.controller.options import OperatorOptions  # noqa: PLC0415 (`pointsman --help` needs none of it)
+    from pointsman.controller.run import OperatorError, run  # noqa: PLC0415 (as above)
+    from pointsman.process.logs import configure  # noqa: PLC0415 (as above)
+    from pointsman.sources.apiserver.access import Access  # noqa: PLC0415 (as above)
+
+    configure(log_format, verbose=verbose)
+    options = OperatorOptions(
+        access=Access(kubeconfig=kubeconfig, context=context, in_cluster=in_cluster, server=server),
+        identity=identity or f"{socket.gethostname()}_{uuid.uuid4().hex[:8]}",
+        namespace=namespace,
+        webhook_address=webhook_address,
+        webhook_hosts=tuple(webhook_host or ()),
+        makes_certificates=webhook_certificates == "own",
+        healthz_address=healthz_address,
+    )
+    try:
+        run(options)
+    except OperatorError as error:
+        typer.echo(f"pointsman operator: {error}", err=True)
+        raise typer.Exit(1) from error

@@ -1,0 +1,196 @@
+"""Whether the view has everything that there is of what Kopf follows.
+
+Kopf tells what there is and every change, but not when a list has come to its end, and after a watch that broke it
+lists anew and does not tell what went meanwhile. So the names are asked for beside it (metadata alone, not the
+objects): the view is complete for a kind when everything that was listed has been heard of, or is gone; and what is
+known but is not in the list any more went. A name that Kopf told of after the list was made has a newer resourceVersion
+than the list, and stays. Nothing depends on the order of the two, and what was missed for any reason is found by the
+next census.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from pointsman.api.names import GROUP
+from pointsman.controller.handlers import RESOURCES
+from pointsman.model.kinds import BY_KIND
+from pointsman.model.notes import Notes
+from pointsman.model.objects import ObjectKey
+from pointsman.sources.apiserver.client import METADATA, ApiError, Unreachable
+from pointsman.sources.protocol import SourceError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from pointsman.controller.view import View
+    from pointsman.model.objects import Kind
+    from pointsman.model.parse import Object
+    from pointsman.process.clock import Clock
+    from pointsman.process.logs import ProblemLog
+    from pointsman.sources.apiserver.client import ApiClient
+
+_PATHS: Final[dict[Kind, str]] = {
+    kind: "/".join(("/api" if len(resource) == 2 else "/apis", *resource))  # noqa: PLR2004 - the core group has no name
+    for kind, resource in RESOURCES.items()
+}
+_SOON: Final = 0.1
+_LATER: Final = 2.0
+"""Seconds from one census to the next while the view is not complete: the first pause, doubled, and the longest."""
+_PERIOD: Final = 30.0
+"""Seconds from one census to the next later."""
+_SOURCE: Final = "API server"
+_LOG: Final = logging.getLogger(__name__)
+
+
+class Listed(msgspec.Struct, frozen=True):
+    """What there is of a kind.
+
+    Attributes:
+        names: of the objects.
+        version: resourceVersion of the list.
+    """
+
+    names: frozenset[str]
+    version: int
+
+
+class Census:
+    """Puts what Kopf tells into the view, and knows when that is everything.
+
+    Args:
+        view: gets it.
+        problems: gets what is wrong with objects.
+        on_change: called when the view changed.
+    """
+
+    def __init__(self, view: View, problems: ProblemLog, on_change: Callable[[], None]) -> None:
+        self._view = view
+        self._problems = problems
+        self._on_change = on_change
+        self._versions: dict[Kind, dict[str, int]] = {kind: {} for kind in RESOURCES}
+        self._missing: dict[Kind, frozenset[str]] = {}
+
+    @property
+    def missing(self) -> tuple[Kind, ...]:
+        """The kinds of which the view does not have everything yet."""
+        return tuple(kind for kind in RESOURCES if kind not in self._view.listed)
+
+    def hear(self, kind: Kind, event: str | None, body: Mapping[str, Any]) -> None:
+        """Take an event as Kopf tells it.
+
+        Args:
+            kind: of the object.
+            event: its type; None for what a list has.
+            body: the object.
+        """
+        metadata: Mapping[str, Any] = body.get("metadata") or {}
+        name, version = str(metadata.get("name", "")), _number(metadata.get("resourceVersion"))
+        if version < self._versions[kind].get(name, 0):
+            return
+        if event == "DELETED":
+            self._forget(kind, name, version)
+        else:
+            self._versions[kind][name] = version
+            self._put(kind, name, version, body)
+        self._settle(kind, name)
+        self._on_change()
+
+    def take(self, kind: Kind, listed: Listed) -> None:
+        """Take the names of everything that there is of a kind."""
+        known = self._versions[kind]
+        for name in [name for name, version in known.items() if name not in listed.names and version < listed.version]:
+            _LOG.info("%s %s went unnoticed", kind, name)
+            self._forget(kind, name, listed.version)
+        self._missing[kind] = listed.names - known.keys()
+        self._settle(kind, "")
+        self._on_change()
+
+    def _settle(self, kind: Kind, name: str) -> None:
+        if kind in self._missing:
+            self._missing[kind] -= {name}
+            if not self._missing[kind]:
+                self._view.mark_listed(kind)
+
+    def _forget(self, kind: Kind, name: str, version: int) -> None:
+        self._versions[kind].pop(name, None)
+        self._problems.update(f"{kind} {name}", ())
+        self._view.remove(ObjectKey(kind, "", name), version)
+
+    def _put(self, kind: Kind, name: str, version: int, body: Mapping[str, Any]) -> None:
+        notes = Notes(_SOURCE)
+        obj = _read(kind, name, body, notes)
+        self._problems.update(f"{kind} {name}", notes.problems)
+        if obj is not None:
+            self._view.put(obj, version, str((body.get("metadata") or {}).get("uid", "")))
+
+
+def read_names(body: bytes) -> Listed:
+    """Read a list of objects, of which only the metadata matter.
+
+    Raises:
+        msgspec.DecodeError: it is none.
+    """
+    found = msgspec.json.decode(body, type=_Objects)
+    names = frozenset(item.metadata.name for item in found.items or ())
+    return Listed(names, _number(found.metadata.resource_version))
+
+
+async def follow_census(client: ApiClient, census: Census, clock: Clock) -> None:
+    """Ask for the names: until the view is complete again and again, then every half minute; until cancelled."""
+    never, told, pause = asyncio.Event(), "", _SOON
+    while True:
+        trouble = ""
+        for kind, path in _PATHS.items():
+            try:
+                census.take(kind, read_names(await client.get(path, accept=METADATA)))
+            except ApiError as error:
+                trouble = trouble or _why(kind, error)
+            except (Unreachable, SourceError, msgspec.DecodeError) as error:
+                trouble = trouble or f"cannot list what there is: {error}"
+        if trouble and trouble != told:
+            _LOG.warning("%s", trouble)
+        told = trouble
+        pause = min(pause * 2, _LATER) if census.missing else _PERIOD
+        await clock.wait(never, pause)
+
+
+def _why(kind: Kind, error: ApiError) -> str:
+    if error.status == HTTPStatus.NOT_FOUND:
+        return f"the API server does not have the resource {kind} ({GROUP}): install it (kubectl apply -f crds/)"
+    return f"cannot list {kind} objects: {error}"
+
+
+def _read(kind: Kind, name: str, body: Mapping[str, Any], notes: Notes) -> Object | None:
+    reader = BY_KIND[kind]
+    notes.begin(kind, "", name)
+    custom = kind in ("ProxyConfig", "NodeProxy")
+    try:
+        return reader.convert(body if custom else msgspec.convert(body, reader.raw_type), "", name, notes)
+    except msgspec.ValidationError as error:
+        notes.note("", str(error), "correct the object; what was known of it stays in force")
+        return None
+
+
+def _number(version: object) -> int:
+    text = str(version or "")
+    return int(text) if text.isdecimal() else 0
+
+
+class _Metadata(msgspec.Struct, rename="camel"):
+    name: str = ""
+    resource_version: str = ""
+
+
+class _Object(msgspec.Struct):
+    metadata: _Metadata
+
+
+class _Objects(msgspec.Struct):
+    metadata: _Metadata
+    items: list[_Object] | None = None
