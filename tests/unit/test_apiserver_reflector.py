@@ -13,9 +13,13 @@ from support.following import NAMESPACES, Follower, follow, until
 from support.watched import Watched
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 CRD = "/apis/pointsman.dev/v1alpha1/nodeproxies"
+END_OF_LIST = (
+    b'{"type":"BOOKMARK","object":{"metadata":{"resourceVersion":"%d",'
+    b'"annotations":{"k8s.io/initial-events-end":"true"}}}}'
+)
 
 
 def server_with(*names: str, streams: bool = True) -> Watched:
@@ -123,6 +127,44 @@ def test_an_expired_token_leads_to_the_whole_list() -> None:
     assert server.asked(NAMESPACES)[:5] == ["stream", "list 500", "list 500", "list 500 2", "list"]
     assert follower.told == ["+a", "+b", "+c"]
     assert 7.0 in follower.clock.slept
+
+
+def test_what_goes_while_a_list_expires_is_gone() -> None:
+    """The whole list that follows is newer than the pages before it."""
+
+    class Expiring(Watched):
+        async def get(self, path: str, params: Mapping[str, str] | None = None) -> bytes:
+            if "continue" in (params or {}):
+                self.remove(NAMESPACES, "a")
+                raise ApiError(410, "Expired", "The provided continue parameter is too old")
+            return await super().get(path, params)
+
+    server = Expiring(streams=False)
+    for name in "abc":
+        server.put(NAMESPACES, name)
+    follower = Follower(server)
+
+    async def scenario() -> None:
+        await until(lambda: follower.reflector.listed)
+
+    follow(follower, scenario)
+    assert follower.told == ["+a", "+b", "+c", "-a"]
+
+
+def test_what_goes_among_the_initial_events_is_gone() -> None:
+    """A server whose cache lags sends what happened since, deletions too, before the end of its list."""
+    server = server_with("a", "b")
+    server.ends_lists = False
+    follower = Follower(server)
+
+    async def scenario() -> None:
+        await until(lambda: follower.names() == {"a", "b"})
+        server.remove(NAMESPACES, "a")
+        server.line(NAMESPACES, END_OF_LIST % server.version)
+        await until(lambda: follower.reflector.listed)
+
+    follow(follower, scenario)
+    assert follower.told == ["+a", "+b", "-a"]
 
 
 @pytest.mark.parametrize(

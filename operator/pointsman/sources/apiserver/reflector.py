@@ -187,6 +187,7 @@ class Reflector:
                 if error.status != HTTPStatus.GONE or "continue" not in params:
                     raise
                 params = self.resource.params()
+                seen.clear()  # the whole list is newer than the pages before it, of which some may be gone
                 continue
             self._link.hear()
             page = self._decoder.page(body)
@@ -246,7 +247,10 @@ class Reflector:
             self._attempt.reschedule(None if seen is None else now + _SILENCE)
 
     def _take_initial(self, event: Changed | Bookmark, seen: set[ObjectKey]) -> set[ObjectKey] | None:
-        if isinstance(event, Changed):
+        if isinstance(event, Changed) and event.gone:
+            # A server whose cache lags sends what happened since before it ends the list.
+            self._tell(self._known.remove(event.item.key))
+        elif isinstance(event, Changed):
             self._take_items((event.item,), seen)
         elif event.ends_list:
             self._end_list(seen, event.version)
