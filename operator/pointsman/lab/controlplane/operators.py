@@ -34,6 +34,7 @@ class Operator:
     def __init__(self, host: Host, kubeconfig: Path, log: Path) -> None:
         options = {
             "--kubeconfig": str(kubeconfig),
+            "--identity": host.name,
             "--namespace": NAMESPACE,
             "--webhook-address": f"0.0.0.0:{_WEBHOOK_PORT}",
             "--webhook-host": f"{WEBHOOK}.{NAMESPACE}.svc",
