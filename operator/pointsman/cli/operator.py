@@ -31,7 +31,7 @@ def command(
         str,
         typer.Option(
             metavar="NAME",
-            help="Name of this replica, no other's; by default the host's name and something that no other has.",
+            help="Name of this replica, no other's; made of the host's by default.",
         ),
     ] = "",
     webhook_address: Annotated[

@@ -51,6 +51,7 @@ class KopfThread:
     async def run(self) -> None:
         """Run Kopf until cancelled; start it again whenever it ends."""
         self._loop = asyncio.get_running_loop()
+        _be_quiet()
         thread = threading.Thread(target=self._run, name="kopf", daemon=True)
         thread.start()
         try:
@@ -99,3 +100,10 @@ class KopfThread:
         loop = self._loop
         if loop is not None and not loop.is_closed() and not self._stopped.is_set():
             loop.call_soon_threadsafe(self._heard, kind, event, body)
+
+
+def _be_quiet() -> None:
+    """Leave out what Kopf says of each handled event, and that the process's signals are not its own in a thread."""
+    if not _LOG.isEnabledFor(logging.DEBUG):
+        logging.getLogger("kopf").setLevel(logging.WARNING)
+    logging.getLogger("kopf._core.reactor.running").setLevel(logging.ERROR)

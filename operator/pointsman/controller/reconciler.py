@@ -79,11 +79,12 @@ class Reconciler:
             done = [False]
         if actions:
             _LOG.debug("decided on %d writes, %d done", len(actions), sum(done))
-        return self._due(is_done=all(done))
+        return self._due(done)
 
-    def _due(self, *, is_done: bool) -> float | None:
-        if is_done:
-            self._pause = _SHORTEST
+    def _due(self, done: list[bool]) -> float | None:
+        """Return when to decide again, after writes of which some may have failed."""
+        if all(done):
+            self._pause = _SHORTEST if done else self._pause
             return next_due(self._memory, self._clock.wall())
         pause, self._pause = self._pause, min(self._pause * 2, _LONGEST)
         return pause

@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pointsman.controller.census import Census, Listed, read_names
+from pointsman.controller.view import View
+from pointsman.process.logs import ProblemLog
+
+if TYPE_CHECKING:
+    from pointsman.model.objects import Kind
+
+
+class Ground:
+    def __init__(self) -> None:
+        self.view = View()
+        self.problems = ProblemLog()
+        self.changes = 0
+        self.census = Census(self.view, self.problems, self.changed)
+
+    def changed(self) -> None:
+        self.changes += 1
+
+    def hear(self, kind: Kind, name: str, version: int, event: str | None = None, **fields: Any) -> None:  # noqa: ANN401 -- JSON
+        metadata = {"name": name, "resourceVersion": str(version), "uid": f"uid-{name}"}
+        self.census.hear(kind, event, {"metadata": metadata, **fields})
+
+    def take(self, kind: Kind, version: int, *names: str) -> None:
+        self.census.take(kind, Listed(frozenset(names), version))
+
+
+@pytest.fixture
+def ground() -> Ground:
+    return Ground()
+
+
+def test_a_kind_is_complete_when_everything_that_was_listed_was_heard_of(ground: Ground) -> None:
+    ground.hear("Node", "n1", 5)
+    assert "Node" not in ground.view.listed
+    ground.take("Node", 7, "n1", "n2")
+    assert "Node" in ground.census.missing
+    ground.hear("Node", "n2", 6)
+    assert "Node" not in ground.census.missing
+    assert ground.view.nodes["n2"].uid == "uid-n2"
+
+
+def test_a_kind_without_objects_is_complete_at_once(ground: Ground) -> None:
+    ground.take("NodeProxy", 7)
+    assert ground.view.listed == {"NodeProxy"}
+
+
+def test_what_went_before_it_was_heard_of_is_not_waited_for(ground: Ground) -> None:
+    ground.take("Node", 7, "n1", "n2")
+    ground.hear("Node", "n1", 5)
+    ground.hear("Node", "n2", 8, "DELETED")
+    assert "Node" in ground.view.listed
+    ground.take("ProxyConfig", 7, "gone")
+    ground.take("ProxyConfig", 9)
+    assert "ProxyConfig" in ground.view.listed
+
+
+def test_what_went_unnoticed_is_found_by_the_next_census(ground: Ground) -> None:
+    ground.hear("Node", "n1", 5)
+    ground.hear("Node", "n2", 6)
+    ground.take("Node", 9, "n2")
+    assert list(ground.view.nodes) == ["n2"]
+
+
+def test_what_came_after_the_list_was_made_stays(ground: Ground) -> None:
+    ground.hear("Node", "n1", 12)
+    ground.take("Node", 9)
+    assert list(ground.view.nodes) == ["n1"]
+
+
+def test_what_is_older_than_what_is_known_is_left_out(ground: Ground) -> None:
+    ground.hear("Namespace", "ns", 12)
+    ground.census.hear("Namespace", None, {"metadata": {"name": "ns", "resourceVersion": "11", "labels": {"a": "b"}}})
+    assert "a" not in ground.view.namespace_labels("ns")
+    ground.census.hear("Namespace", "DELETED", {"metadata": {"name": "ns", "resourceVersion": "10"}})
+    assert "ns" in ground.view.namespaces
+
+
+def test_an_object_that_cannot_be_read_is_told_and_keeps_its_last_good_form(ground: Ground) -> None:
+    ground.hear("ProxyConfig", "default", 5, spec={"scheduler": "rr"})
+    ground.hear("ProxyConfig", "default", 6, "MODIFIED", spec={"scheduler": 7})
+    ground.hear("Node", "odd", 6, "MODIFIED", spec={"podCIDRs": 7})
+    assert ground.view.configs["default"].spec.scheduler == "rr"
+    assert {problem.object for problem in ground.problems.problems} == {"ProxyConfig default", "Node odd"}
+    ground.take("ProxyConfig", 7, "default")
+    ground.take("Node", 7, "odd")
+    assert ground.view.listed >= {"ProxyConfig", "Node"}
+    ground.hear("ProxyConfig", "default", 8, "DELETED")
+    assert [problem.object for problem in ground.problems.problems] == ["Node odd"]
+
+
+def test_names_are_read_from_a_list_of_metadata() -> None:
+    body = {"metadata": {"resourceVersion": "12"}, "items": [{"metadata": {"name": "a"}}, {"metadata": {"name": "b"}}]}
+    assert read_names(json.dumps(body).encode()) == Listed(frozenset("ab"), 12)
