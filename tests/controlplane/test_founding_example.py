@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -194,3 +195,23 @@ def test_the_tour_passes_and_leaves_nothing() -> None:
     assert len(result["steps"]) == 13
     assert namespaces.with_prefix(f"pm{process.pid}-") == []
     assert list(records.home().glob(f"pm{process.pid}-*")) == []
+
+
+def test_a_cluster_that_is_left_up_goes_on_until_it_is_removed() -> None:
+    command = [sys.executable, "-m", "pointsman", "lab", "--cluster", "--keep", "--plain"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=200)
+    (kept,) = [lab for lab in records.kept() if str(records.home() / lab.prefix) in done.stdout]
+    try:
+        assert (done.returncode, done.stderr) == (0, "")
+        words = next(line for line in done.stdout.splitlines() if line.split()[:1] == ["kubectl"]).split()[1:]
+        assert "3/3" in subprocess.run(words, capture_output=True, text=True, check=True).stdout
+        kubectl = words[0]
+        subprocess.run([kubectl, "scale", "deployment/test-nginx", "--replicas=3"], capture_output=True, check=True)
+        status = [kubectl, "rollout", "status", "deployment/test-nginx", "--timeout=30s"]
+        assert "successfully rolled out" in subprocess.run(status, capture_output=True, text=True, check=True).stdout
+        pod = re.findall(r"ip netns exec .*:8080/", done.stdout)[0].split()
+        assert '"server":"test-nginx-' in subprocess.run(pod, capture_output=True, text=True, check=True).stdout
+    finally:
+        records.remove(kept)
+    assert namespaces.with_prefix(kept.prefix) == []
+    assert not (records.home() / kept.prefix).exists()
