@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import admission
+import operator_start
 import workloads
 from objects import Size
 
@@ -96,6 +97,12 @@ ROWS: Final = (
         "review of a Service by the webhook, over TLS on loopback: 10,000 Services with node ports",
         lambda quick: admission.reviews(1_000 if quick else 10_000, 500 if quick else 5_000),
         (Target("p50 ms", 5), Target("p99 ms", 20)),
+    ),
+    Row(
+        "operator",
+        f"the operator's start on a real API server, process start to a complete picture: {_COMMON}",
+        lambda quick: operator_start.start(1_000 if quick else 10_000, 2),
+        (Target("seconds", 15), Target("MiB", 300), Target("MiB peak", 300)),
     ),
 )
 BY_NAME: Final = {row.name: row for row in ROWS}

@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pointsman.agent.outcome import Facts, Outcome
-from pointsman.agent.status import Account, Picture, difference, is_urgent, rfc3339, status_of
+from pointsman.agent.status import Account, Picture, difference, is_urgent, status_of
 from pointsman.api.nodeproxy import NodeProxy
 from pointsman.api.status import AgentInfo, HeldVersions, NodeProxyStatus
+from pointsman.api.timestamps import rfc3339
 from pointsman.dataplane.protocol import Written
 from pointsman.model.problems import Problem
 from pointsman.policy.counts import Counts

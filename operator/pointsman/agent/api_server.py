@@ -12,9 +12,10 @@ from pointsman.agent.events import ServiceEvents
 from pointsman.agent.lease import LeaseKeeper
 from pointsman.agent.reporter import StatusReporter
 from pointsman.agent.state import without_status
-from pointsman.agent.status import Picture, rfc3339, status_of
+from pointsman.agent.status import Picture, status_of
 from pointsman.api.nodeproxy import NodeProxy
 from pointsman.api.status import AgentInfo
+from pointsman.api.timestamps import rfc3339
 from pointsman.process.logs import ProblemLog
 from pointsman.sources.apiserver.source import ApiServerSource
 from pointsman.sources.protocol import Change

@@ -6,8 +6,8 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Final
 
-from pointsman.agent.lease import micro_time
 from pointsman.agent.writes import uid_of
+from pointsman.api.timestamps import rfc3339_micro
 from pointsman.sources.apiserver.client import ApiError, Unreachable
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ class ServiceEvents:
             "kind": "Event",
             # As client-go names them: the object, and something that no other event has.
             "metadata": {"namespace": namespace, "name": f"{name[:200]}.{self._chance.getrandbits(64):016x}"},
-            "eventTime": micro_time(self._clock.wall()),
+            "eventTime": rfc3339_micro(self._clock.wall()),
             "reportingController": _CONTROLLER,
             "reportingInstance": f"pointsman-agent-{self._node_name}"[:128],
             "action": "Listen",

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
 from pointsman.agent.writes import refused, uid_of
+from pointsman.api.timestamps import rfc3339_micro
 from pointsman.model.problems import Problem
 from pointsman.sources.apiserver.client import ApiError, Unreachable
 
@@ -83,7 +83,7 @@ class LeaseKeeper:
         spec = {
             "holderIdentity": self._node_name,
             "leaseDurationSeconds": DURATION,
-            "renewTime": micro_time(self._clock.wall()),
+            "renewTime": rfc3339_micro(self._clock.wall()),
         }
         try:
             await self._client.patch(f"{self._leases}/{self._name}", {"spec": spec}, kind="merge")
@@ -119,8 +119,3 @@ class LeaseKeeper:
             remedy="create it, or name the operator's namespace by --namespace",
             dropped="the agent's sign of life",
         )
-
-
-def micro_time(unix: float) -> str:
-    """Write Unix seconds as `metav1.MicroTime`."""
-    return datetime.fromtimestamp(unix, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from pointsman.api.status import Condition, HeldVersions, NodeProxyStatus, ReportedProblem
+from pointsman.api.timestamps import rfc3339
 from pointsman.model.problems import printable
 
 if TYPE_CHECKING:
@@ -134,11 +134,6 @@ def is_urgent(patch: Mapping[str, Any], *, versions: bool) -> bool:
         versions: somebody waits for resourceVersions (`serviceConditions`).
     """
     return bool(patch.keys() - _SLOW) or (versions and "resourceVersions" in patch)
-
-
-def rfc3339(unix: float) -> str:
-    """Write Unix seconds as Kubernetes does (`metav1.Time`): UTC, whole seconds."""
-    return datetime.fromtimestamp(int(unix), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _ready(picture: Picture, generation: int) -> Condition:

@@ -5,7 +5,7 @@ The descriptions of the fields are what users read: `docs/configuration.md` is m
 
 from __future__ import annotations
 
-from typing import Final, Literal, Self
+from typing import TYPE_CHECKING, Final, Literal, Self
 
 from pydantic import AliasPath, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
@@ -25,6 +25,9 @@ from pointsman.api.resource import Part, read_document
 from pointsman.api.schedulers import SCHEDULERS
 from pointsman.api.status import ProxyConfigStatus
 from pointsman.api.values import DURATION_PATTERN, PortRange, format_duration, refuse
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 MAX_NAMESPACE_RANGES: Final = 64
 """So many entries `nodePortRanges` may have; the API server wants bounds for what its rules look at."""
@@ -185,6 +188,11 @@ class NodeConfiguration(Part):
     service_conditions: bool = False
     """Keep the condition `pointsman.dev/Programmed` on each Service: True when every ready node has its newest form in
     the kernel. Nodes then say within a second which resourceVersions they hold, at most one small write each."""
+
+    def node_port_range_in(self, namespace_labels: Mapping[str, str]) -> PortRange:
+        """Return the node ports that Services of a namespace may have: its own range, or the one for all."""
+        own = (each.range for each in self.node_port_ranges if each.namespace_selector.matches(namespace_labels))
+        return next(own, self.node_port_range)
 
     def node_port_addresses_in(self, mode: Mode) -> tuple[str, ...]:
         """Return `node_port_addresses`, or the default of the mode that is in force."""

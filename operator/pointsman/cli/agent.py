@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from pointsman.cli.access import Context, InCluster, Kubeconfig, Server, access_of
 from pointsman.cli.loading import node_name_of
 
 if TYPE_CHECKING:
@@ -20,18 +21,10 @@ def command(
         Path | None,
         typer.Option(metavar="DIR", help="Directory of manifests (YAML or JSON) to follow, with those below it."),
     ] = None,
-    kubeconfig: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Kubeconfig file that says which API server to follow, and how.")
-    ] = None,
-    in_cluster: Annotated[
-        bool, typer.Option("--in-cluster", help="Follow the API server of the cluster that this Pod runs in.")
-    ] = False,
-    context: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Context of the kubeconfig file; its current one by default.")
-    ] = None,
-    server: Annotated[
-        str | None, typer.Option(metavar="URL", help="Address of the API server, in place of the configured one.")
-    ] = None,
+    kubeconfig: Kubeconfig = None,
+    in_cluster: InCluster = False,
+    context: Context = None,
+    server: Server = None,
     config: Annotated[
         Path | None,
         typer.Option(
@@ -77,12 +70,9 @@ def _source(
 ) -> Path | Access:
     if (manifests is not None) + (kubeconfig is not None) + in_cluster != 1:
         raise typer.BadParameter("name one source of objects: --manifests DIR, --kubeconfig FILE or --in-cluster")
-    if context is not None and kubeconfig is None:
-        raise typer.BadParameter("--context is of a kubeconfig file; name one with --kubeconfig, or leave it out")
-    if manifests is not None:
-        if server is not None:
-            raise typer.BadParameter("--server is of an API server; leave it out with --manifests")
-        return manifests
-    from pointsman.sources.apiserver.access import Access  # noqa: PLC0415 (`pointsman --help` needs none of it)
-
-    return Access(kubeconfig=kubeconfig, context=context, in_cluster=in_cluster, server=server)
+    if manifests is None:
+        return access_of(kubeconfig, context, server, in_cluster=in_cluster)
+    for flag, value in (("--server", server), ("--context", context)):
+        if value is not None:
+            raise typer.BadParameter(f"{flag} is of an API server; leave it out with --manifests")
+    return manifests

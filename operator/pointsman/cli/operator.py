@@ -4,26 +4,19 @@ from __future__ import annotations
 
 import socket
 import uuid
-from pathlib import Path  # noqa: TC003 (typer reads the annotations)
 from typing import Annotated, Literal
 
 import typer
 
+from pointsman.cli.access import Context, InCluster, Kubeconfig, Server, access_of
+
 
 def command(
     *,
-    kubeconfig: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Kubeconfig file that says which API server to ask, and how.")
-    ] = None,
-    in_cluster: Annotated[
-        bool, typer.Option("--in-cluster", help="Ask the API server of the cluster that this Pod runs in.")
-    ] = False,
-    context: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Context of the kubeconfig file; its current one by default.")
-    ] = None,
-    server: Annotated[
-        str | None, typer.Option(metavar="URL", help="Address of the API server, in place of the configured one.")
-    ] = None,
+    kubeconfig: Kubeconfig = None,
+    in_cluster: InCluster = False,
+    context: Context = None,
+    server: Server = None,
     namespace: Annotated[
         str, typer.Option(metavar="NAME", help="Namespace of the operator: Leases, and the webhook's Secret.")
     ] = "pointsman-system",
@@ -57,18 +50,14 @@ def command(
 
     Any number of replicas may run: one leads, all serve. Stopping it changes nothing on any node.
     """
-    if (kubeconfig is not None) + in_cluster != 1:
-        raise typer.BadParameter("name one API server: --kubeconfig FILE or --in-cluster")
-    if context is not None and kubeconfig is None:
-        raise typer.BadParameter("--context is of a kubeconfig file; name one with --kubeconfig, or leave it out")
+    access = access_of(kubeconfig, context, server, in_cluster=in_cluster)
     from pointsman.controller.options import OperatorOptions  # noqa: PLC0415 (`pointsman --help` needs none of it)
     from pointsman.controller.run import OperatorError, run  # noqa: PLC0415 (as above)
     from pointsman.process.logs import configure  # noqa: PLC0415 (as above)
-    from pointsman.sources.apiserver.access import Access  # noqa: PLC0415 (as above)
 
     configure(log_format, verbose=verbose)
     options = OperatorOptions(
-        access=Access(kubeconfig=kubeconfig, context=context, in_cluster=in_cluster, server=server),
+        access=access,
         identity=identity or f"{socket.gethostname()}_{uuid.uuid4().hex[:8]}",
         namespace=namespace,
         webhook_address=webhook_address,

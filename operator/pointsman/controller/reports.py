@@ -13,7 +13,6 @@ from pointsman.api.names import MODES, SCHEDULER_ANNOTATION
 from pointsman.api.schedulers import SCHEDULERS
 from pointsman.api.selection import select
 from pointsman.api.status import ReportedProblem
-from pointsman.controller.admission.ranges import range_in
 from pointsman.controller.nodes import named
 from pointsman.model.objects import ObjectKey
 from pointsman.model.problems import printable
@@ -101,7 +100,9 @@ def _out_of_range(view: View, config: ProxyConfig) -> Iterator[Finding]:
     for entry, service in view.catalog.services(view.catalog.node_port_keys):
         wanted = ranges.get(service.namespace)
         if wanted is None:
-            wanted = ranges[service.namespace] = range_in(config, view.namespace_labels(service.namespace))
+            wanted = ranges[service.namespace] = config.spec.node_port_range_in(
+                view.namespace_labels(service.namespace)
+            )
         low, high = wanted
         for index, port in enumerate(service.ports):
             if port.node_port and not low <= port.node_port <= high:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 from pointsman.api.nodeproxy import NodeProxy
 from pointsman.api.proxyconfig import ProxyConfig, ProxyConfigSpec
 from pointsman.api.selection import select
-from pointsman.controller.admission.ranges import range_in
 from pointsman.controller.catalog import Catalog
 from pointsman.model.kinds import key_of
 from pointsman.model.objects import Endpoints, EndpointSlice, Namespace, Node, Service
@@ -179,7 +178,7 @@ class View:
     def node_port_ranges(self, namespace: str) -> tuple[tuple[str, PortRange], ...]:
         """Return the ranges that hold in a namespace, each with its ProxyConfig's name; the default one without any."""
         labels = self.namespace_labels(namespace)
-        ranges = tuple((config.name, range_in(config, labels)) for config in self.effective_configs())
+        ranges = tuple((config.name, config.spec.node_port_range_in(labels)) for config in self.effective_configs())
         return ranges or (("default", _DEFAULTS.node_port_range),)
 
     def node_port_users(self, port: int, protocol: Transport) -> tuple[str, ...]:

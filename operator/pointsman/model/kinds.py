@@ -63,22 +63,18 @@ def _group(api_version: str) -> str:
     return api_version.rpartition("/")[0]
 
 
-def _proxy_config(plain: object, _namespace: str, _name: str, notes: Notes) -> ProxyConfig | None:
-    try:
-        return ProxyConfig.read(plain)
-    except pydantic.ValidationError as error:
-        for problem in validation_problems(error):
-            notes.note(problem.field, problem.message, f"allowed: {problem.allowed}")
-        return None
+def _resource(read: Callable[[object], Object]) -> Callable[[Any, str, str, Notes], Object | None]:
+    """Return how a custom resource is read: what is wrong with it are notes."""
 
+    def convert(plain: object, _namespace: str, _name: str, notes: Notes) -> Object | None:
+        try:
+            return read(plain)
+        except pydantic.ValidationError as error:
+            for problem in validation_problems(error):
+                notes.note(problem.field, problem.message, f"allowed: {problem.allowed}")
+            return None
 
-def _node_proxy(plain: object, _namespace: str, _name: str, notes: Notes) -> NodeProxy | None:
-    try:
-        return NodeProxy.read(plain)
-    except pydantic.ValidationError as error:
-        for problem in validation_problems(error):
-            notes.note(problem.field, problem.message, f"allowed: {problem.allowed}")
-        return None
+    return convert
 
 
 _READERS: Final = (
@@ -96,8 +92,8 @@ _READERS: Final = (
         convert_cluster.service_cidr,
     ),
     Reader("Namespace", ("v1",), raw.Namespace, convert_cluster.namespace),
-    Reader("ProxyConfig", (API_VERSION,), raw.ProxyConfig, _proxy_config),
-    Reader("NodeProxy", (API_VERSION,), raw.NodeProxy, _node_proxy),
+    Reader("ProxyConfig", (API_VERSION,), raw.ProxyConfig, _resource(ProxyConfig.read)),
+    Reader("NodeProxy", (API_VERSION,), raw.NodeProxy, _resource(NodeProxy.read)),
 )
 BY_KIND: Final[dict[str, Reader]] = {reader.kind: reader for reader in _READERS}
 BY_RAW_TYPE: Final = {reader.raw_type: reader for reader in _READERS}

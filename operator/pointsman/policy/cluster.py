@@ -69,14 +69,10 @@ class Cluster:
 
     def node_port_range(self, namespace: str) -> PortRange:
         """Return the node ports that Services of a namespace should have."""
-        config = self.config
-        if config.node_port_ranges:
-            known = self.namespaces.get(namespace)
-            labels = dict(known.labels) if known is not None else {}
-            for entry in config.node_port_ranges:
-                if entry.namespace_selector.matches(labels):
-                    return entry.range
-        return config.node_port_range
+        if not self.config.node_port_ranges:
+            return self.config.node_port_range  # spares the labels of 10,000 Services' namespaces
+        known = self.namespaces.get(namespace)
+        return self.config.node_port_range_in(dict(known.labels) if known is not None else {})
 
     def problems(self, *, node_ports: bool) -> list[Problem]:
         """Say what is wrong with the configuration on this node; `node_ports`: some Service has one."""

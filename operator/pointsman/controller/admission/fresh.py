@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from pointsman.api.names import API_VERSION
 from pointsman.api.proxyconfig import ProxyConfig, ProxyConfigSpec
-from pointsman.controller.admission.ranges import effective, range_in
+from pointsman.controller.admission.ranges import effective
 from pointsman.controller.admission.review import judge
 from pointsman.controller.admission.written import WrittenService, facts
 from pointsman.model import raw
@@ -84,7 +84,7 @@ class FreshPicture:
     def node_port_ranges(self, namespace: str) -> tuple[tuple[str, PortRange], ...]:
         """Return the ranges that hold in a namespace."""
         labels = self.namespace_labels(namespace)
-        found = tuple((config.name, range_in(config, labels)) for config in self.effective_configs())
+        found = tuple((config.name, config.spec.node_port_range_in(labels)) for config in self.effective_configs())
         return found or (("", ProxyConfigSpec().node_port_range),)
 
     def node_port_users(self, port: int, protocol: Transport) -> tuple[str, ...]:

@@ -14,7 +14,6 @@ from pointsman.api.errors import FieldProblem, validation_problems
 from pointsman.api.proxyconfig import ProxyConfig
 from pointsman.api.selection import select
 from pointsman.controller.admission.causes import Cause, Verdict
-from pointsman.controller.admission.ranges import range_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -117,8 +116,8 @@ def _left_outside(config: ProxyConfig, picture: Picture) -> Iterator[str]:
 def _outside(config: ProxyConfig, before: ProxyConfig | None, picture: Picture) -> Iterator[str]:
     for service in picture.node_port_services():
         labels = picture.namespace_labels(service.namespace)
-        wanted = range_in(config, labels)
-        past = range_in(before, labels) if before is not None else None
+        wanted = config.spec.node_port_range_in(labels)
+        past = before.spec.node_port_range_in(labels) if before is not None else None
         ports = [p for p in _node_ports(service) if not wanted.holds(p) and (past is None or past.holds(p))]
         if ports:
             yield f"{service.namespace}/{service.name} ({', '.join(map(str, ports))})"

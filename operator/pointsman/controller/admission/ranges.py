@@ -1,4 +1,4 @@
-"""Which node ports a configuration allows in a namespace; pure."""
+"""Which configurations count for a Service; pure."""
 
 from __future__ import annotations
 
@@ -10,13 +10,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from pointsman.api.proxyconfig import ProxyConfig
-    from pointsman.api.values import PortRange
-
-
-def range_in(config: ProxyConfig, namespace_labels: Mapping[str, str]) -> PortRange:
-    """Return the node ports that Services of a namespace may have: its own range, or the one for all."""
-    own = (entry.range for entry in config.spec.node_port_ranges if entry.namespace_selector.matches(namespace_labels))
-    return next(own, config.spec.node_port_range)
 
 
 def effective(configs: Iterable[ProxyConfig], nodes: Iterable[Mapping[str, str]]) -> tuple[ProxyConfig, ...]:
