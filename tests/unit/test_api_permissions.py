@@ -21,17 +21,17 @@ def writable(permissions: Permissions) -> dict[str, set[str]]:
 
 
 def test_the_agent_writes_its_status_and_events_alone() -> None:
-    assert writable(AGENT) == {"nodeproxies/status": {"patch"}, "events": {"create", "patch"}}
+    assert writable(AGENT) == {"nodeproxies/status": {"patch"}, "events": {"create"}}
 
 
 def test_the_operator_never_writes_on_what_users_own() -> None:
     assert writable(OPERATOR) == {
-        "nodeproxies": {"create", "update", "patch", "delete"},
+        "nodeproxies": {"create", "patch", "delete"},
         "nodeproxies/status": {"patch"},
         "proxyconfigs/status": {"patch"},
         "services/status": {"patch"},
         "validatingwebhookconfigurations": {"patch"},
-        "events": {"create", "patch"},
+        "events": {"create"},
     }
 
 

@@ -55,10 +55,7 @@ class Permissions(NamedTuple):
         return f"pointsman-{self.component}"
 
 
-_EVENTS: Final = (
-    Rule("", ("events",), ("create", "patch")),
-    Rule("events.k8s.io", ("events",), ("create", "patch")),
-)
+_EVENTS: Final = Rule("events.k8s.io", ("events",), ("create",))
 
 AGENT: Final = Permissions(
     "agent",
@@ -69,7 +66,7 @@ AGENT: Final = Permissions(
         Rule("networking.k8s.io", ("servicecidrs",), _FOLLOW),
         Rule(GROUP, ("nodeproxies",), ("get", *_FOLLOW)),
         Rule(GROUP, ("nodeproxies/status",), ("patch",)),
-        *_EVENTS,
+        _EVENTS,
     ),
     # A role cannot say "the one that is called after your node": an agent could renew another's Lease.
     namespaced=(Rule("coordination.k8s.io", ("leases",), ("get", "create", "update", "patch")),),
@@ -78,12 +75,12 @@ AGENT: Final = Permissions(
 OPERATOR: Final = Permissions(
     "operator",
     cluster=(
-        Rule("", ("services", "nodes", "namespaces"), ("get", *_FOLLOW)),
-        Rule("", ("endpoints",), _FOLLOW),
+        Rule("", ("services", "namespaces"), ("get", *_FOLLOW)),
+        Rule("", ("nodes", "endpoints"), _FOLLOW),
         Rule("", ("services/status",), ("patch",)),
         Rule("discovery.k8s.io", ("endpointslices",), _FOLLOW),
         Rule(GROUP, ("proxyconfigs",), ("get", *_FOLLOW)),
-        Rule(GROUP, ("nodeproxies",), ("get", *_FOLLOW, "create", "update", "patch", "delete")),
+        Rule(GROUP, ("nodeproxies",), ("get", *_FOLLOW, "create", "patch", "delete")),
         Rule(GROUP, ("proxyconfigs/status", "nodeproxies/status"), ("patch",)),
         # Kopf learns from these that a custom resource has come or gone.
         Rule("apiextensions.k8s.io", ("customresourcedefinitions",), _FOLLOW),
@@ -93,10 +90,11 @@ OPERATOR: Final = Permissions(
             ("get", "patch"),
             (WEBHOOK_CONFIGURATION,),
         ),
-        *_EVENTS,
+        _EVENTS,
     ),
     namespaced=(
-        Rule("coordination.k8s.io", ("leases",), ("get", *_FOLLOW, "create", "update", "patch")),
+        # Its own Lease, and the agents' to see who is silent.
+        Rule("coordination.k8s.io", ("leases",), ("get", "list", "create", "update", "patch")),
         Rule("", ("secrets",), ("get", "update", "patch"), (WEBHOOK_SECRET,)),
         Rule("", ("secrets",), ("create",)),  # what is created has no name yet that a rule could hold
     ),
