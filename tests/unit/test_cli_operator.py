@@ -59,7 +59,8 @@ def test_the_operator_gets_what_it_is_told(calls: Calls) -> None:
     )
     assert CliRunner().invoke(app, words.split()).exit_code == 0
     access = Access(kubeconfig=Path("k"), context="c", server="https://s")
-    assert calls.options == [OperatorOptions(access, "i", "n", "1.2.3.4:5", ("a", "b"), False, ":1")]
+    wanted = OperatorOptions(access, "i", "n", "1.2.3.4:5", ("a", "b"), makes_certificates=False, healthz_address=":1")
+    assert calls.options == [wanted]
     assert calls.logging == [("json", True)]
 
 
