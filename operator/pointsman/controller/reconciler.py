@@ -6,6 +6,8 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Final
 
+import msgspec
+
 from pointsman.controller.reconcile import Memory, next_due, reconcile
 from pointsman.sources.apiserver.client import Unreachable
 from pointsman.sources.protocol import SourceError
@@ -74,7 +76,7 @@ class Reconciler:
         self.decided += 1
         try:
             done = [await self._writer.carry_out(action) for action in actions]
-        except (Unreachable, SourceError) as error:
+        except (Unreachable, SourceError, msgspec.DecodeError) as error:
             _LOG.warning("cannot write what was decided: %s; it is decided again", error)
             done = [False]
         if actions:
