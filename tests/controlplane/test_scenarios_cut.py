@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pointsman.api import crds
 from pointsman.lab.controlplane.commands import ADDRESS
 from pointsman.lab.traffic import Answered, Held, Load, Refused, TimedOut, connect
 from support.scenes import (
     PATIENCE,
+    configuration,
     endpoint_slice,
     full_syncs,
     health,
@@ -124,6 +126,36 @@ def wait_for_outcome(cluster: LiveCluster, node: LiveNode, address: str, outcome
         f"{address} to be {outcome.__name__} on {node.host.name}",
         patience=PATIENCE,
     )
+
+
+def test_custom_resources_that_are_deleted_and_installed_again(cluster: LiveCluster, running: Web) -> None:
+    """With their definitions all ProxyConfigs and NodeProxies go: nodes go on as they were last told to."""
+    plane = cluster.plane
+    with Load(cluster.nodes["node02"].client, running.address, PORT) as load:
+        load.wait(50)
+        try:
+            plane.kubectl("delete", "crd", "--all", f"--timeout={PATIENCE:g}s")
+            running.scale(4)
+            cluster.wait_for_pods(f"app={running.name}", 4)
+            running.until_all(running.pods(), patience=PATIENCE)
+        finally:
+            plane.apply(crds.documents())
+            plane.kubectl("wait", "--for=condition=Established", "crd", "--all", f"--timeout={PATIENCE:g}s")
+            plane.apply([configuration(cluster)])
+        cluster.wait_until(lambda: _ready(cluster) == set(cluster.nodes), "all nodes to report", patience=2 * PATIENCE)
+        plane.kubectl("wait", "--for=condition=Ready", "pxc/default", f"--timeout={PATIENCE:g}s")
+    assert load.spread().failures == []
+    assert all(node.agent.daemon.running for node in cluster.nodes.values())
+
+
+def _ready(cluster: LiveCluster) -> set[str]:
+    """Return the nodes whose agents report that everything is in their kernels."""
+    return {
+        proxy["metadata"]["name"]
+        for proxy in cluster.plane.api.get(NODE_PROXIES)["items"]
+        for condition in proxy.get("status", {}).get("conditions", ())
+        if (condition["type"], condition["status"]) == ("Ready", "True")
+    }
 
 
 def test_a_node_that_is_replaced_under_its_name(cluster: LiveCluster, running: Web) -> None:
