@@ -201,6 +201,18 @@ def test_slices_without_a_service_mean_nothing(cluster: LiveCluster, bystander: 
         wait_for(cluster, apart["spec"]["clusterIP"], Refused)
 
 
+def test_services_without_an_address_are_nobodys_problem(cluster: LiveCluster, bystander: Web) -> None:
+    bare = service("bare-headless", clusterIP="None")
+    del bare["spec"]["ports"]
+    named = service("bare-name", type="ExternalName", externalName="example.com")
+    with made(cluster, bare, endpoint_slice("bare-headless", "10.1.0.1"), named):
+        with made(cluster, service("later"), endpoint_slice("later", backend(bystander))) as (later, _):
+            wait_for_answer(cluster, later["spec"]["clusterIP"])
+        for name, node in cluster.nodes.items():
+            assert not [problem for problem in problems(cluster, name) if "bare-" in problem["object"]]
+            assert "bare-" not in node.agent.daemon.log.read_text("utf-8", "replace")
+
+
 # Services that come to this proxy and leave it.
 
 
