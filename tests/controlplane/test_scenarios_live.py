@@ -107,6 +107,18 @@ def test_an_annotation_changes_the_scheduler_of_one_service(cluster: LiveCluster
     service_in_use.until_all(service_in_use.pods(), patience=PATIENCE)
 
 
+def test_a_label_drains_one_pod_and_takes_it_back(cluster: LiveCluster, service_in_use: Web) -> None:
+    drained, *others = sorted(service_in_use.pods())
+    label = ("label", "--overwrite", f"pod/{drained}")
+    try:
+        with unharmed(cluster, service_in_use):
+            cluster.plane.kubectl(*label, "pointsman.dev/weight=0")
+            service_in_use.until_all(set(others), patience=PATIENCE)
+    finally:
+        cluster.plane.kubectl(*label, "pointsman.dev/weight-")
+    service_in_use.until_all({drained, *others}, patience=PATIENCE)
+
+
 def programming(node: LiveNode) -> tuple[float, float, float]:
     """Return of the programming latencies of IPv4: how many, their sum, and how many above 30 s."""
     found = metrics(node)

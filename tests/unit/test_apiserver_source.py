@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
     from pointsman.sources.protocol import Batch
 
-SERVICES, SLICES, ENDPOINTS, NODES, NAMESPACES, CIDRS, NODE_PROXIES = (resource.path for resource in resources("n"))
+SERVICES, SLICES, ENDPOINTS, NODES, NAMESPACES, CIDRS, NODE_PROXIES, PODS = (
+    resource.path for resource in resources("n")
+)
 ABSENT = ApiError(404, "NotFound", "the server could not find the requested resource")
 
 
@@ -78,7 +80,9 @@ def test_the_first_batches_are_complete_when_all_have_told() -> None:
     told = {str(change.key) for batch in running.batches for change in batch.changes}
     assert told == {"Namespace default", "Node n", "Service default/web"}
     versions = {kind: version for batch in running.batches for kind, version in batch.versions.items()}
-    assert versions == dict.fromkeys(("Service", "EndpointSlice", "Endpoints", "Node", "Namespace"), server.version)
+    assert versions == dict.fromkeys(
+        ("Service", "EndpointSlice", "Endpoints", "Node", "Namespace", "Pod"), server.version
+    )
     assert running.problems() == ""
 
 

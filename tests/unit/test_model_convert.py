@@ -331,6 +331,14 @@ def test_a_bad_weight_is_named_and_left_out(weight: str) -> None:
     ]
 
 
+def test_a_pods_label_is_its_weight_before_the_annotation() -> None:
+    weights = {"labels": {"pointsman.dev/weight": "0"}, "annotations": {"pointsman.dev/weight": "5"}}
+    assert read("Pod", weights).objects == (Pod("default", "web", 0),)
+    found = read("Pod", {**weights, "labels": {"pointsman.dev/weight": "none"}})
+    assert found.objects == (Pod("default", "web", None),)
+    assert 'metadata.labels[pointsman.dev/weight]: "none" is no weight' in str(found.problems[0])
+
+
 @pytest.mark.parametrize(("weight", "expected"), [("0", 0), ("1", 1), ("256", 256), ("007", 7)])
 def test_good_weights(weight: str, expected: int) -> None:
     annotations = {"annotations": {"pointsman.dev/weight": weight}}

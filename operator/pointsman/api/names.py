@@ -9,7 +9,9 @@ VERSION: Final = "v1alpha1"
 API_VERSION: Final = f"{GROUP}/{VERSION}"
 
 WEIGHT_ANNOTATION: Final = "pointsman.dev/weight"
-"""On an EndpointSlice, Endpoints or Pod: the share of new connections, 0..`MAX_WEIGHT`; 0 drains."""
+"""On an EndpointSlice or Endpoints, and as a label on a Pod: the share of new connections, 0..`MAX_WEIGHT`.
+
+0 drains."""
 
 SCHEDULER_ANNOTATION: Final = "pointsman.dev/scheduler"
 """On a Service: how a backend is chosen; it wins over `ProxyConfig.spec.scheduler`."""

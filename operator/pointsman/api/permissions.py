@@ -61,7 +61,7 @@ AGENT: Final = Permissions(
     "agent",
     cluster=(
         Rule("", ("services", "nodes"), ("get", *_FOLLOW)),
-        Rule("", ("endpoints", "namespaces"), _FOLLOW),
+        Rule("", ("endpoints", "namespaces", "pods"), _FOLLOW),
         Rule("discovery.k8s.io", ("endpointslices",), _FOLLOW),
         Rule("networking.k8s.io", ("servicecidrs",), _FOLLOW),
         Rule(GROUP, ("nodeproxies",), ("get", *_FOLLOW)),

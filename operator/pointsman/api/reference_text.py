@@ -71,9 +71,9 @@ ANNOTATIONS: Final = f"""\
 |---|---|---|---|
 | `{SCHEDULER_ANNOTATION}` | Service | one of the mode's schedulers | How a backend of this Service is chosen; wins \
 over `spec.scheduler`. |
-| `{WEIGHT_ANNOTATION}` | Pod, EndpointSlice, Endpoints | `"0"` to `"{MAX_WEIGHT}"` (in quotes) | The share \
-of new connections that the endpoint gets, against the others of its Service; 1 where there is none. `"0"` drains: \
-no new connections, existing ones go on. A Pod's wins over its slice's. |
+| `{WEIGHT_ANNOTATION}` | EndpointSlice, Endpoints; on a Pod as a **label** | `"0"` to `"{MAX_WEIGHT}"` (in quotes) | \
+The share of new connections that the endpoint gets, against the others of its Service; 1 where there is none. \
+`"0"` drains: no new connections, existing ones go on. A Pod's wins over its slice's. |
 """
 
 CONDITION: Final = """\

@@ -107,13 +107,21 @@ def network_remedy(text: str) -> str:
 def weight_of(metadata: raw.Metadata, notes: Notes) -> int | None:
     """Read the weight annotation; a bad one is noted and counts as absent."""
     text = metadata.annotations.weight if metadata.annotations else None
-    if text is None:
-        return None
+    return _weight(text, "annotation", notes) if text is not None else None
+
+
+def pod_weight_of(metadata: raw.Metadata, notes: Notes) -> int | None:
+    """Read a Pod's weight: the label, by which an API server can be asked for such Pods alone, or the annotation."""
+    text = metadata.labels.weight if metadata.labels else None
+    return _weight(text, "label", notes) if text is not None else weight_of(metadata, notes)
+
+
+def _weight(text: str, where: str, notes: Notes) -> int | None:
     weight = int(text) if text.isascii() and text.isdigit() else MAX_WEIGHT + 1
     if weight <= MAX_WEIGHT:
         return weight
-    field = f"metadata.annotations[{WEIGHT_ANNOTATION}]"
-    notes.note(field, f'"{text}" is no weight', f'write a whole number from "0" to "{MAX_WEIGHT}"', "this annotation")
+    field = f"metadata.{where}s[{WEIGHT_ANNOTATION}]"
+    notes.note(field, f'"{text}" is no weight', f'write a whole number from "0" to "{MAX_WEIGHT}"', f"this {where}")
     return None
 
 

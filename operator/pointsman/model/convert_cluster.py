@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from pointsman.model.convert import addresses, interned, networks, weight_of
+from pointsman.model.convert import addresses, interned, networks, pod_weight_of
 from pointsman.model.objects import Namespace, Node, Pod, ServiceCIDR
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def namespace(written: raw.Namespace, _namespace: str, name: str, _notes: Notes)
 
 def pod(written: raw.Pod, namespace: str, name: str, notes: Notes) -> Pod:
     """Convert a Pod."""
-    return Pod(namespace, name, weight_of(written.metadata, notes) if written.metadata else None)
+    return Pod(namespace, name, pod_weight_of(written.metadata, notes) if written.metadata else None)
 
 
 def service_cidr(written: raw.ServiceCIDR, _namespace: str, name: str, notes: Notes) -> ServiceCIDR:

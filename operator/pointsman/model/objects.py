@@ -129,7 +129,7 @@ class Endpoints(msgspec.Struct, frozen=True, gc=False):
 
 
 class Pod(msgspec.Struct, frozen=True, gc=False):
-    """A Pod: annotation ``pointsman.dev/weight`` (0..256) or None."""
+    """A Pod: label or annotation ``pointsman.dev/weight`` (0..256) or None."""
 
     namespace: str
     name: str

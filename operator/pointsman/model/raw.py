@@ -24,12 +24,13 @@ class Part(msgspec.Struct, gc=False, rename="camel"):
 
 
 class Labels(Part):
-    """The labels that matter on Services, EndpointSlices and Endpoints."""
+    """The labels that matter on Services, EndpointSlices, Endpoints and Pods."""
 
     proxy_name: str | None = field(default=None, name=PROXY_NAME_LABEL)
     headless: str | None = field(default=None, name=HEADLESS_LABEL)
     service: str | None = field(default=None, name=SERVICE_LABEL)
     skip_mirror: str | None = field(default=None, name=SKIP_MIRROR_LABEL)
+    weight: str | None = field(default=None, name="pointsman.dev/weight")
 
 
 class Annotations(Part):

@@ -6,7 +6,7 @@ import asyncio
 import random
 from typing import TYPE_CHECKING, Final
 
-from pointsman.api.names import API_VERSION
+from pointsman.api.names import API_VERSION, WEIGHT_ANNOTATION
 from pointsman.sources.apiserver.backoff import SystemClock
 from pointsman.sources.apiserver.link import Link, Reads
 from pointsman.sources.apiserver.reflector import Reflector, Resource
@@ -39,6 +39,8 @@ def resources(node_name: str) -> tuple[Resource, ...]:
         Resource("Namespace", "/api/v1/namespaces"),
         Resource("ServiceCIDR", "/apis/networking.k8s.io/v1/servicecidrs"),
         Resource("NodeProxy", f"/apis/{API_VERSION}/nodeproxies", fields=own),
+        # The label alone selects: Pods with the annotation, as manifests may have it, cannot be asked for by it.
+        Resource("Pod", "/api/v1/pods", labels=WEIGHT_ANNOTATION),
     )
 
 
