@@ -75,7 +75,6 @@ def test_a_watch_that_ends_goes_on_where_it_was(error: Exception | None) -> None
     async def scenario() -> None:
         await until(lambda: follower.reflector.listed)
         server.bookmark(NAMESPACES)
-        await until(lambda: follower.reflector.version == 12)
         server.drop(error)
         server.put(NAMESPACES, "b")
         await until(lambda: "b" in follower.names())
@@ -84,6 +83,27 @@ def test_a_watch_that_ends_goes_on_where_it_was(error: Exception | None) -> None
     assert server.asked(NAMESPACES) == ["stream", "watch 12"]
     assert follower.told == ["+a", "+b"]
     assert follower.problems() == ""
+
+
+def test_bookmarks_alone_are_news_only_now_and_then() -> None:
+    server = server_with("a")
+    follower = Follower(server)
+
+    async def scenario() -> None:
+        await until(lambda: follower.reflector.listed)
+        server.bookmark(NAMESPACES)
+        server.drop()
+        await until(lambda: server.asked(NAMESPACES) == ["stream", "watch 12"] and server.watches(NAMESPACES))
+        assert follower.reflector.version == 11, "agents write it into their status"
+        follower.clock.now += 601
+        server.bookmark(NAMESPACES)
+        await until(lambda: follower.reflector.version == 13)
+        follower.clock.now += 599
+        server.bookmark(NAMESPACES)
+        server.put(NAMESPACES, "b")
+        await until(lambda: follower.reflector.version == 15)
+
+    follow(follower, scenario)
 
 
 @pytest.mark.parametrize("streams", [True, False])

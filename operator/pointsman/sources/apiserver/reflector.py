@@ -39,6 +39,9 @@ _LOOK_AGAIN: Final = 30.0
 _BREATH: Final = 200
 """Events that are taken at a stretch; then others get their turn in the event loop."""
 _NO_STREAM: Final = (HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY)
+_MARK_EVERY: Final = 600.0
+"""Seconds until a bookmark alone moves `Reflector.version`. It comes about once a minute with another version, as other
+resources change: every agent of a cluster would write that into its status, though there is nothing new."""
 _FAILURES: Final = 3
 """How often in a row a connection fails until it is told as a problem; before, it is a restart somewhere."""
 _NOBODY: Final = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
@@ -79,7 +82,8 @@ class Reflector:
         resource: see there.
         listed: everything that there was has been told at least once, or the server does not have the resource.
         refused: the server refuses to tell (401, 403).
-        version: newest resourceVersion until which everything has been told, or None.
+        version: newest resourceVersion, of a list or a change, until which everything has been told, or None; where
+            nothing changes, that of a bookmark now and then.
     """
 
     def __init__(
@@ -100,6 +104,7 @@ class Reflector:
         self._trouble: Problem | None = None
         self._failures = 0
         self._resume = ""
+        self._moved_at = 0.0
         self._streams = True
         self._stream_next = True
         self._attempt: asyncio.Timeout | None = None
@@ -260,8 +265,10 @@ class Reflector:
     def _take(self, event: Changed | Bookmark) -> None:
         self._be_good()
         if isinstance(event, Bookmark):
-            self._advance(event.version)
-            self._tell(())
+            self._resume = event.version or self._resume
+            if self._clock.wall() - self._moved_at >= _MARK_EVERY:
+                self._advance(event.version)
+                self._tell(())
             return
         self._advance(event.item.version)
         self._tell(self._known.remove(event.item.key) if event.gone else self._known.put(event.item))
@@ -283,6 +290,7 @@ class Reflector:
         if version:
             self._resume = version
             self.version = int(version) if version.isdecimal() else self.version
+            self._moved_at = self._clock.wall()
 
     def _be_good(self) -> None:
         self._backoff.reset()
