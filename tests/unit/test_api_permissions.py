@@ -47,6 +47,10 @@ def test_secrets_are_read_by_name() -> None:
     assert [rule.names for rule in reading] == [("pointsman-webhook-tls",)]
 
 
+def test_agents_read_nobodys_leases() -> None:
+    assert [(rule.resources, rule.verbs) for rule in AGENT.namespaced] == [(("leases",), ("create", "patch"))]
+
+
 def test_a_rule_with_names() -> None:
     assert Rule("", ("secrets",), ("get",), ("a",)).document() == {
         "apiGroups": [""],

@@ -110,7 +110,7 @@ class LeaseKeeper:
 
     def _problem(self, error: ApiError) -> Problem:
         if error.status != HTTPStatus.NOT_FOUND:
-            return refused(f"Lease {self._namespace}/{self._name}", error, "get, create and patch leases")
+            return refused(f"Lease {self._namespace}/{self._name}", error, "create and patch leases")
         return Problem(
             source="API server",
             object=f"Namespace {self._namespace}",

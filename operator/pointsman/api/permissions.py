@@ -64,12 +64,13 @@ AGENT: Final = Permissions(
         Rule("", ("endpoints", "namespaces", "pods"), _FOLLOW),
         Rule("discovery.k8s.io", ("endpointslices",), _FOLLOW),
         Rule("networking.k8s.io", ("servicecidrs",), _FOLLOW),
-        Rule(GROUP, ("nodeproxies",), ("get", *_FOLLOW)),
+        Rule(GROUP, ("nodeproxies",), _FOLLOW),
         Rule(GROUP, ("nodeproxies/status",), ("patch",)),
         _EVENTS,
     ),
-    # A role cannot say "the one that is called after your node": an agent could renew another's Lease.
-    namespaced=(Rule("coordination.k8s.io", ("leases",), ("get", "create", "update", "patch")),),
+    # A role cannot say "the one that is called after your node": an agent could renew another's Lease, and take the
+    # operator's.
+    namespaced=(Rule("coordination.k8s.io", ("leases",), ("create", "patch")),),
 )
 
 OPERATOR: Final = Permissions(
@@ -95,7 +96,7 @@ OPERATOR: Final = Permissions(
     namespaced=(
         # Its own Lease, and the agents' to see who is silent.
         Rule("coordination.k8s.io", ("leases",), ("get", "list", "create", "update", "patch")),
-        Rule("", ("secrets",), ("get", "update", "patch"), (WEBHOOK_SECRET,)),
+        Rule("", ("secrets",), ("get", "patch"), (WEBHOOK_SECRET,)),
         Rule("", ("secrets",), ("create",)),  # what is created has no name yet that a rule could hold
     ),
 )
