@@ -72,7 +72,7 @@ class KopfThread:
         while not self._stopped.is_set():
             try:
                 lasted = asyncio.run(self._operate())
-            except Exception as error:  # noqa: BLE001 (Kopf ends with whatever went wrong in one of its tasks)
+            except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 (Kopf ends with whatever went wrong in a task)
                 lasted = 0.0
                 if not self._stopped.is_set():
                     _LOG.warning("Kopf ended (%s: %s); it is started again", type(error).__name__, error)
