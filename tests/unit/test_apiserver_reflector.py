@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pointsman.sources.apiserver import reflector
 from pointsman.sources.apiserver.client import ApiError, Unreachable
 from pointsman.sources.apiserver.reflector import Resource
 from support.following import NAMESPACES, Follower, follow, until
@@ -82,6 +83,22 @@ def test_a_watch_that_ends_goes_on_where_it_was(error: Exception | None) -> None
     follow(follower, scenario)
     assert server.asked(NAMESPACES) == ["stream", "watch 12"]
     assert follower.told == ["+a", "+b"]
+    assert follower.problems() == ""
+
+
+def test_a_watch_that_nobody_ends_is_given_up_after_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reflector, "_WATCH_SECONDS", (0, 0))
+    monkeypatch.setattr(reflector, "_SILENCE", 0.05)
+    server = server_with("a")
+    follower = Follower(server)
+
+    async def scenario() -> None:
+        await until(lambda: len(server.asked(NAMESPACES)) == 3 and server.watches(NAMESPACES))
+        server.put(NAMESPACES, "b")
+        await until(lambda: follower.names() == {"a", "b"})
+
+    follow(follower, scenario)
+    assert server.asked(NAMESPACES) == ["stream", "watch 11", "watch 11"]
     assert follower.problems() == ""
 
 

@@ -31,7 +31,8 @@ _PAGE: Final = 500
 _WATCH_SECONDS: Final = (300, 600)
 """A watch is ended by the server after a time in this range, as for client-go: connections spread anew."""
 _SILENCE: Final = 30.0
-"""Seconds of silence among initial events after which a plain list is tried: some servers never end them."""
+"""Seconds of silence among initial events after which a plain list is tried: some servers never end them. As long after
+its time a watch that the server has not ended is given up: a load balancer may keep a connection that leads nowhere."""
 _SETTLED: Final = 5.0
 """Seconds after which a watch that was not refused counts as good."""
 _LOOK_AGAIN: Final = 30.0
@@ -108,6 +109,7 @@ class Reflector:
         self._streams = True
         self._stream_next = True
         self._attempt: asyncio.Timeout | None = None
+        self._over_at = 0.0
         link.on_outage(self.interrupt)
 
     @property
@@ -218,7 +220,9 @@ class Reflector:
 
     async def _follow(self, params: Mapping[str, str], seen: set[ObjectKey] | None = None) -> float:
         """Take the events of a watch until it ends; those until the end of a list go into `seen`."""
-        settling = asyncio.get_running_loop().call_later(_SETTLED, self._be_good)
+        loop = asyncio.get_running_loop()
+        settling = loop.call_later(_SETTLED, self._be_good)
+        self._over_at = loop.time() + int(params["timeoutSeconds"]) + _SILENCE
         count = 0
         try:
             async with aclosing(self._client.watch(self.resource.path, params)) as lines:
@@ -249,7 +253,7 @@ class Reflector:
     def _limit_silence(self, seen: set[ObjectKey] | None) -> None:
         if self._attempt is not None and not self._attempt.expired():
             now = asyncio.get_running_loop().time()
-            self._attempt.reschedule(None if seen is None else now + _SILENCE)
+            self._attempt.reschedule(self._over_at if seen is None else now + _SILENCE)
 
     def _take_initial(self, event: Changed | Bookmark, seen: set[ObjectKey]) -> set[ObjectKey] | None:
         if isinstance(event, Changed) and event.gone:
