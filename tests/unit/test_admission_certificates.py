@@ -7,6 +7,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 
 from pointsman.controller.admission.certificates import (
@@ -139,3 +142,23 @@ def test_an_expired_authority_is_replaced_at_once() -> None:
     after = renewed(made, HOSTS, later)
     assert count(after) == 1
     assert trusted_by(after.authorities, after, later)
+
+
+def test_an_authority_of_ones_own_may_lack_what_ours_has() -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "plain")])
+    plain = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(NOW - DAY)
+        .not_valid_after(NOW + DAY * 3650)
+        .sign(key, hashes.SHA256())
+    )
+    form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    brought = Credentials(b"", b"", plain.public_bytes(serialization.Encoding.PEM), key.private_bytes(*form))
+    made = renewed(brought, HOSTS, NOW)
+    assert made.authorities == brought.authorities
+    x509.load_pem_x509_certificate(made.certificate).verify_directly_issued_by(plain)

@@ -143,7 +143,6 @@ def _make_authority(now: datetime) -> _Authority:
 
 def _make_serving(authority: _Authority, hosts: Sequence[str], now: datetime) -> tuple[bytes, bytes]:
     key = ec.generate_private_key(ec.SECP256R1())
-    issuer = authority.certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
     # Never longer than the authority: a chain ends with its first link.
     life = min(SERVING_LIFE, authority.certificate.not_valid_after_utc - now)
     certificate = (
@@ -152,10 +151,19 @@ def _make_serving(authority: _Authority, hosts: Sequence[str], now: datetime) ->
         .add_extension(_key_usage(signs_certificates=False), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
         .add_extension(x509.SubjectAlternativeName(_general_names(hosts)), critical=False)
-        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(issuer), critical=False)
+        .add_extension(_issued_by(authority), critical=False)
         .sign(authority.key, hashes.SHA256())
     )
     return _pem([certificate]), _key_pem(key)
+
+
+def _issued_by(authority: _Authority) -> x509.AuthorityKeyIdentifier:
+    """Name the authority's key; one that somebody brought along may not say how it is called."""
+    try:
+        named = authority.certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+    except x509.ExtensionNotFound:
+        return x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.key.public_key())
+    return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(named)
 
 
 def _builder(
