@@ -128,8 +128,8 @@ class NodeConfiguration(Part):
     """The dataplane that brings Services into the node's kernel."""
 
     fallback_modes: tuple[Mode, ...] = Field(default=(), max_length=len(MODES))
-    """What to use, in this order, on a node that does not support `mode`. Without one, such a node proxies nothing and
-    says why."""
+    """What to use, in this order, on a node that does not support `mode`. Without one, such a node uses what it has,
+    and says so: `ModeInForce` is False."""
 
     scheduler: str | None = Field(
         default=None,

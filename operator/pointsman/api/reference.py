@@ -84,7 +84,11 @@ STATUS_SECTIONS: Final = (
         "The node's agent writes it, when something has changed; the operator says `Unknown` when an agent is silent.",
         NodeProxyStatus,
     ),
-    Section("`status.resourceVersions`", "They are said with `spec.serviceConditions` alone.", HeldVersions),
+    Section(
+        "`status.resourceVersions`",
+        "Within a second with `spec.serviceConditions`, else with the counts.",
+        HeldVersions,
+    ),
     Section("`status.agent`", "", AgentInfo),
     Section("`status.problems[]`", "The same in both kinds.", ReportedProblem),
     Section("`status.conditions[]`", "The same in both kinds; [the operator](operator.md) has the reasons.", Condition),
