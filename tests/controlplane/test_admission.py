@@ -14,6 +14,7 @@ from pointsman.controller.admission.bundle import CONFIGURATIONS, secret_documen
 from pointsman.controller.admission.certificates import end_of, renewed
 from pointsman.lab.controlplane.cluster import POD_CIDR, proxy_config
 from pointsman.lab.controlplane.operators import NAMESPACE, WEBHOOK
+from support.web import web
 
 if TYPE_CHECKING:
     import subprocess
@@ -236,3 +237,18 @@ def test_a_strict_failure_policy_spares_what_the_cluster_heals_with(cluster: Liv
             assert good, said
             good, said = apply(cluster, service("healing", 58082 + number, namespace=namespace))
             assert good, said
+
+
+def test_a_cluster_whose_operator_is_gone_heals(cluster: LiveCluster) -> None:
+    node = cluster.nodes["node02"]
+    with web(cluster, "alone", replicas=2) as alone, without_operator(cluster, "Fail"):
+        lost = min(alone.pods())
+        kubectl(cluster, "delete", "pod", lost)
+        cluster.wait_until(lambda: len(alone.pods() - {lost}) == 2, "another Pod")
+        node.agent.kill()
+        node.agent.start()
+        node.agent.wait_until_ready()
+        alone.scale(3)
+        cluster.wait_for_pods("app=alone", 3)
+        alone.until_all(alone.pods())
+        assert lost not in alone.pods()
