@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pointsman.controller.census import Census, Listed, read_names
+from pointsman.controller.census import Census, Deafness, Listed, read_names
 from pointsman.controller.view import View
 from pointsman.process.logs import ProblemLog
 
@@ -98,3 +98,32 @@ def test_an_object_that_cannot_be_read_is_told_and_keeps_its_last_good_form(grou
 def test_names_are_read_from_a_list_of_metadata() -> None:
     body = {"metadata": {"resourceVersion": "12"}, "items": [{"metadata": {"name": "a"}}, {"metadata": {"name": "b"}}]}
     assert read_names(json.dumps(body).encode()) == Listed(frozenset("ab"), 12)
+
+
+def test_a_kind_is_not_followed_when_something_stays_untold_and_no_event_comes(ground: Ground) -> None:
+    ground.take("ProxyConfig", 5)
+    ground.take("ProxyConfig", 9, "default")
+    deafness = Deafness()
+    assert deafness.look(ground.census.untold, 100.0) == ()
+    assert deafness.look(ground.census.untold, 109.0) == ()
+    assert deafness.look(ground.census.untold, 110.0) == ("ProxyConfig",)
+    assert deafness.look(ground.census.untold, 112.0) == (), "Kopf has just been started again"
+    ground.hear("ProxyConfig", "default", 7)
+    assert deafness.look(ground.census.untold, 130.0) == ()
+    assert ground.census.untold == {}
+
+
+def test_a_long_list_that_is_being_told_is_followed(ground: Ground) -> None:
+    ground.take("Node", 900, *(f"n{number}" for number in range(10)))
+    deafness = Deafness()
+    for number in range(9):
+        ground.hear("Node", f"n{number}", number + 1)
+        assert deafness.look(ground.census.untold, 9.0 * number) == ()
+
+
+def test_an_api_server_that_is_away_is_no_sign_of_deafness(ground: Ground) -> None:
+    ground.take("Node", 9, "n1")
+    deafness = Deafness()
+    assert deafness.look(ground.census.untold, 100.0) == ()
+    assert deafness.look({}, 105.0) == ()
+    assert deafness.look(ground.census.untold, 111.0) == ()

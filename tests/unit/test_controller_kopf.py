@@ -99,6 +99,29 @@ def test_kopf_is_started_again_when_it_ends_and_ends_when_it_shall(monkeypatch: 
     assert heard == [("Node", None, {"metadata": {"name": "n1"}})]
 
 
+def test_kopf_is_started_again_on_demand(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = Kopf()
+    monkeypatch.setattr("kopf.operator", fake)
+    monkeypatch.setattr(kopf_thread, "_SHORTEST", 0.001)
+    monkeypatch.setattr(kopf_thread, "_LONGEST", 0.001)
+
+    async def run() -> None:
+        told = asyncio.Event()
+        thread = KopfThread(Access(), lambda *_: told.set())
+        thread.restart()  # nothing runs yet
+        task = asyncio.create_task(thread.run())
+        async with asyncio.timeout(10):
+            await told.wait()
+            told.clear()
+            thread.restart()
+            await told.wait()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    asyncio.run(run())
+    assert fake.starts == 4
+
+
 class Server:
     """Tells of one Service and one EndpointSlice, then of changes that the test makes."""
 

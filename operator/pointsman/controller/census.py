@@ -6,6 +6,10 @@ objects): the view is complete for a kind when everything that was listed has be
 known but is not in the list any more went. A name that Kopf told of after the list was made has a newer resourceVersion
 than the list, and stays. Nothing depends on the order of the two, and what was missed for any reason is found by the
 next census.
+
+Kopf may also follow a kind no more, and never notice: it looks for the resources that there are when a
+CustomResourceDefinition changes, and the API server may offer a new one a moment later. Then what the census finds is
+never told, and Kopf has to be started again (`Deafness`).
 """
 
 from __future__ import annotations
@@ -44,6 +48,8 @@ _LATER: Final = 2.0
 """Seconds from one census to the next while the view is not complete: the first pause, doubled, and the longest."""
 _PERIOD: Final = 30.0
 """Seconds from one census to the next later."""
+_DEAF_AFTER: Final = 10.0
+"""Seconds without a word of a kind of which there is something untold; Kopf's own pauses between tries are 2 s."""
 _SOURCE: Final = "API server"
 _LOG: Final = logging.getLogger(__name__)
 
@@ -75,6 +81,12 @@ class Census:
         self._on_change = on_change
         self._versions: dict[Kind, dict[str, int]] = {kind: {} for kind in RESOURCES}
         self._missing: dict[Kind, frozenset[str]] = {}
+        self._heard: dict[Kind, int] = dict.fromkeys(RESOURCES, 0)
+
+    @property
+    def untold(self) -> dict[Kind, int]:
+        """The kinds of which something is there that Kopf has not told of, with how many events it told of them."""
+        return {kind: self._heard[kind] for kind, names in self._missing.items() if names}
 
     @property
     def missing(self) -> tuple[Kind, ...]:
@@ -89,6 +101,7 @@ class Census:
             event: its type; None for what a list has.
             body: the object.
         """
+        self._heard[kind] += 1
         metadata: Mapping[str, Any] = body.get("metadata") or {}
         name, version = str(metadata.get("name", "")), _number(metadata.get("resourceVersion"))
         if version < self._versions[kind].get(name, 0):
@@ -130,6 +143,30 @@ class Census:
             self._view.put(obj, version, str((body.get("metadata") or {}).get("uid", "")))
 
 
+class Deafness:
+    """Finds out that Kopf does not follow a kind any more: something is there for long, and no event comes."""
+
+    def __init__(self) -> None:
+        self._since: dict[Kind, tuple[int, float]] = {}
+
+    def look(self, untold: Mapping[Kind, int], now: float) -> tuple[Kind, ...]:
+        """Return the kinds that are not followed; the next look begins anew with them.
+
+        Args:
+            untold: as `Census.untold` has them after a census that succeeded; nothing after one that did not.
+            now: seconds, of a clock that does not jump.
+        """
+        before = self._since
+        self._since = {
+            kind: before[kind] if before.get(kind, (-1, now))[0] == heard else (heard, now)
+            for kind, heard in untold.items()
+        }
+        deaf = tuple(kind for kind, (_, since) in self._since.items() if now - since >= _DEAF_AFTER)
+        if deaf:
+            self._since = {}
+        return deaf
+
+
 def read_names(body: bytes) -> Listed:
     """Read a list of objects, of which only the metadata matter.
 
@@ -141,9 +178,16 @@ def read_names(body: bytes) -> Listed:
     return Listed(names, _number(found.metadata.resource_version))
 
 
-async def follow_census(client: ApiClient, census: Census, clock: Clock) -> None:
-    """Ask for the names: until the view is complete again and again, then every half minute; until cancelled."""
-    never, told, pause = asyncio.Event(), "", _SOON
+async def follow_census(client: ApiClient, census: Census, clock: Clock, on_deaf: Callable[[], None]) -> None:
+    """Ask for the names: until the view is complete again and again, then every half minute; until cancelled.
+
+    Args:
+        client: speaks to the API server.
+        census: takes the names.
+        clock: tells the time.
+        on_deaf: called when Kopf does not follow everything any more.
+    """
+    never, told, pause, deafness = asyncio.Event(), "", _SOON, Deafness()
     while True:
         trouble = ""
         for kind, path in _PATHS.items():
@@ -156,7 +200,12 @@ async def follow_census(client: ApiClient, census: Census, clock: Clock) -> None
         if trouble and trouble != told:
             _LOG.warning("%s", trouble)
         told = trouble
-        pause = min(pause * 2, _LATER) if census.missing else _PERIOD
+        if deaf := deafness.look({} if trouble else census.untold, clock.monotonic()):
+            _LOG.warning("Kopf does not tell of %s that are there; it is started again", ", ".join(deaf))
+            on_deaf()
+        if pause == _PERIOD:
+            pause = _SOON
+        pause = min(pause * 2, _LATER) if census.missing or census.untold else _PERIOD
         await clock.wait(never, pause)
 
 

@@ -60,8 +60,15 @@ class KopfThread:
             self._stop()
             await asyncio.shield(asyncio.to_thread(thread.join, _PATIENCE))
 
+    def restart(self) -> None:
+        """End the Kopf that runs, if one does; the next one lists everything anew."""
+        self._end()
+
     def _stop(self) -> None:
         self._stopped.set()
+        self._end()
+
+    def _end(self) -> None:
         if self._kopf is not None:
             loop, stop = self._kopf
             with contextlib.suppress(RuntimeError):  # that loop has just ended by itself

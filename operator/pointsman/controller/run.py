@@ -116,6 +116,7 @@ class Operator:
         writer = Writer(client, view, options.identity, clock, lambda: leadership.leads)
         reconciler = Reconciler(view, writer, lambda: leadership.leads, clock, wake)
         census = Census(view, self._problems, wake.set)
+        kopf = KopfThread(options.access, census.hear)
         services = ServiceFollower(link, view, wake.set)
 
         def take_silent(names: frozenset[str]) -> None:
@@ -128,8 +129,8 @@ class Operator:
         parts: dict[str, Coroutine[Any, Any, None]] = {
             "link": link.run(),
             "services": services.run(),
-            "kopf": KopfThread(options.access, census.hear).run(),
-            "census": follow_census(client, census, clock),
+            "kopf": kopf.run(),
+            "census": follow_census(client, census, clock, kopf.restart),
             "heartbeats": heartbeats,
             "leadership": leadership.run(),
             "reconciler": reconciler.run(),
