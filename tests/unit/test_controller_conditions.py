@@ -151,6 +151,18 @@ def test_ten_thousand_at_once_come_in_portions() -> None:
     assert not cluster.memory.judge.is_behind
 
 
+def test_services_whose_writes_are_refused_keep_no_others_waiting() -> None:
+    cluster = cluster_of("node-1")
+    for number in range(250):
+        cluster.put(web(f"web-{number:03}"))
+    asked = [[each.name for each in cluster.memory.judge.judge(cluster.view, cluster.now)] for _ in range(3)]
+    assert [(names[0], names[-1]) for names in asked] == [
+        ("web-000", "web-199"),
+        ("web-200", "web-149"),
+        ("web-150", "web-099"),
+    ]
+
+
 def test_a_deleted_service_is_forgotten() -> None:
     cluster = cluster_of("node-1")
     cluster.put(web())

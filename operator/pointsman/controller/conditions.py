@@ -58,6 +58,7 @@ class Judge:
     def __init__(self) -> None:
         self.is_behind = False
         self._open: set[str] = set()
+        self._last = ""
         self._asked: tuple[Holding, ...] = ()
         self._least = _least(())
         self._on = False
@@ -76,13 +77,15 @@ class Judge:
         self._on, self._asked, self._least = on, asked, _least(asked)
         self._open |= view.take_dirty()
         actions: list[PatchServiceCondition] = []
-        for key in sorted(self._open):
+        # On from where the last portion ended: Services whose writes are refused must not keep the others waiting.
+        for key in sorted(self._open, key=lambda each: (each <= self._last, each)):
             status = self._flip(key, view.catalog.entries.get(key))
             if status is not None:
                 actions.append(self._action(key, view.catalog.entries[key], status, now))
                 if len(actions) == MAX_AT_ONCE:
                     break
         self.is_behind = len(actions) == MAX_AT_ONCE
+        self._last = f"{actions[-1].namespace}/{actions[-1].name}" if self.is_behind else ""
         return tuple(actions)
 
     def _flip(self, key: str, entry: ServiceEntry | None) -> str | None:
