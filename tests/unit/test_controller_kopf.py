@@ -4,6 +4,7 @@ import asyncio
 import datetime as dt
 import json
 import random
+import ssl
 from typing import TYPE_CHECKING, Any
 
 import kopf
@@ -51,6 +52,15 @@ def test_credentials_of_every_form_reach_kopf() -> None:
     assert info.as_http_headers() == {"Authorization": "Bearer abc"}
     assert info.expiration == NOW + dt.timedelta(seconds=60)
     assert not info.insecure
+
+
+def test_kopf_asks_no_more_of_certificates_than_the_agents_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    strict = ssl.create_default_context()
+    strict.verify_flags |= ssl.VERIFY_X509_STRICT
+    monkeypatch.setattr(kopf.ConnectionInfo, "as_ssl_context", lambda _: strict)
+    context = handlers.connection_info(Configuration(host="https://api:6443"), NOW).as_ssl_context()
+    assert not context.verify_flags & ssl.VERIFY_X509_STRICT
+    assert (context.verify_mode, context.check_hostname) == (ssl.CERT_REQUIRED, True)
 
 
 class Kopf:
