@@ -10,16 +10,16 @@ import ssl
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from pointsman.sources.apiserver.client import ApiError, Unreachable
 
 from pointsman.controller.admission.bundle import CONFIGURATIONS, read_secret, secret_document
 from pointsman.controller.admission.certificates import AUTHORITY_LIFE, Credentials, is_usable, renewed
 from pointsman.controller.admission.secret import CertificateKeeper
 from pointsman.controller.admission.tls import ServingCertificate
+from pointsman.sources.apiserver.client import ApiError, Unreachable
 from support.api_memory import MemoryApi
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
+    from collections.abc import Awaitable, Callable
 
 NAMESPACE = "pointsman-system"
 SECRETS = f"/api/v1/namespaces/{NAMESPACE}/secrets"
@@ -282,6 +282,33 @@ class TestTrouble:
             asyncio.run(scenario())
         assert replica.serving.is_loaded
         assert sum("no answer" in record.message for record in caplog.records) == 1
+
+    def test_a_replica_that_begins_to_lead_writes_the_bundle_soon(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("pointsman.controller.admission.secret._SOON", 0.001)
+        api = MemoryApi()
+        configuration(api, None)
+        replica = Replica(api, leads=False)
+
+        def bundle() -> str | None:
+            found: str | None = api.objects[CONFIGURATION]["webhooks"][0]["clientConfig"].get("caBundle")
+            return found
+
+        async def scenario() -> None:
+            task = asyncio.create_task(replica.keeper.run())
+            await until(lambda: replica.serving.is_loaded)
+            assert bundle() is None
+            replica.leads = True
+            await until(lambda: bundle() is not None)
+            task.cancel()
+
+        async def until(done: Callable[[], bool]) -> None:
+            for _ in range(1000):
+                await asyncio.sleep(0.001)
+                if done():
+                    return
+            raise AssertionError("not before the next look that is due anyway")
+
+        asyncio.run(scenario())
 
     @pytest.mark.parametrize("error", [ApiError(403, "Forbidden", "secrets is forbidden"), Unreachable("gone")])
     def test_errors_come_out_of_a_look(self, error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -77,16 +77,25 @@ class CertificateKeeper:
         self._makes = makes
         self._leads = leads
         self._clock = clock
+        self._led = False
         self._trouble = ""
 
     async def run(self) -> None:
         """Look after the certificates until cancelled; what goes wrong is logged once, and tried again."""
         while True:
+            self._led = self._leads()
             try:
                 await self.look()
             except (ApiError, Unreachable, SourceError, msgspec.DecodeError, ssl.SSLError) as error:
                 self._say(f"cannot look after the webhook's certificates: {error}")
-            await asyncio.sleep(INTERVAL if self._serving.is_loaded else _SOON)
+            await self._pause()
+
+    async def _pause(self) -> None:
+        """Wait for the next look; a replica that has just begun to lead takes it soon: only leaders write caBundle."""
+        for _ in range(round(INTERVAL / _SOON)):
+            await asyncio.sleep(_SOON)
+            if not self._serving.is_loaded or (self._leads() and not self._led):
+                return
 
     async def look(self) -> None:
         """Take one look, and do what is due.
