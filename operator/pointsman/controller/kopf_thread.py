@@ -110,7 +110,13 @@ class KopfThread:
 
 
 def _be_quiet() -> None:
-    """Leave out what Kopf says of each handled event, and that the process's signals are not its own in a thread."""
-    if not _LOG.isEnabledFor(logging.DEBUG):
-        logging.getLogger("kopf").setLevel(logging.WARNING)
-    logging.getLogger("kopf._core.reactor.running").setLevel(logging.ERROR)
+    """Leave out what Kopf says of itself; what matters of it is said once, in this package's words.
+
+    That is each try of a request, with a traceback when the last one fails, and each resource that is not there: the
+    census says what cannot be listed, and `KopfThread` why Kopf ended. Faults of handlers are shown.
+    """
+    if _LOG.isEnabledFor(logging.DEBUG):
+        logging.getLogger("kopf._core.reactor.running").setLevel(logging.ERROR)  # the process's signals are not its own
+    else:
+        logging.getLogger("kopf").setLevel(logging.CRITICAL)
+        logging.getLogger("kopf.objects").setLevel(logging.WARNING)
