@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shlex
+import sys
 from typing import TYPE_CHECKING
 
 from pointsman.model.objects import EndpointSlice, Service
@@ -30,7 +33,7 @@ def of_manifests(cluster: Cluster, *, inside: bool) -> list[Hint]:
         ("a pod connects", _at(pod, f"curl -s http://{_example(cluster)}/", inside=inside)),
         ("change the objects", f"in {cluster.manifests}"),
         ("logs of the agents", str(cluster.files / "logs")),
-        ("remove it", "pointsman lab --remove"),
+        ("remove it", f"{_program()} lab --remove"),
     ]
 
 
@@ -51,8 +54,13 @@ def of_control_plane(cluster: LiveCluster, service: str, *, inside: bool) -> lis
         *_of_node(node.host, inside=inside),
         ("a pod connects", _at(node.client, f"curl -s http://{service}/", inside=inside)),
         ("logs of all programs", str(files / "logs")),
-        ("remove it", "pointsman lab --remove"),
+        ("remove it", f"{_program()} lab --remove"),
     ]
+
+
+def _program() -> str:
+    """Say how to run this program from anywhere: it need not be in the PATH, as in a clone's virtual environment."""
+    return f"{shlex.quote(os.path.abspath(sys.executable))} -m pointsman"  # noqa: PTH100 (a link to Python stays one)
 
 
 def _enter(node: Host, *, inside: bool) -> list[Hint]:
