@@ -110,7 +110,7 @@ def test_a_rollout_stops_at_the_node_that_cannot_do_it_and_heals(cluster: LiveCl
         assert {event["object"]["metadata"]["name"] for event in record.events()} == {first}
         (told,) = stuck["status"]["problems"]
         assert told["object"] == f"Node {first}"
-        assert "1 ready endpoints are on it, and its agent is not ready: ModeNotSupported" in told["message"]
+        assert "it has 1 ready endpoint, and its agent is not ready: ModeNotSupported" in told["message"]
         events = cluster.plane.kubectl("get", "events", "--field-selector=reason=AgentNotReady")
         assert f"node/{first}" in events
         replace(cluster, mode="ipvs", fallbackModes=["nftables"])

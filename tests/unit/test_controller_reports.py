@@ -85,7 +85,7 @@ def test_endpoints_on_a_node_whose_agent_is_not_ready_for_a_minute() -> None:
     assert (event.regarding, event.uid) == (ObjectKey("Node", "", "node-2"), "uid-node-2")
     ((name, _, message),) = problems(cluster)
     assert name == "Node node-2"
-    assert message.startswith("7 ready endpoints are on it, and its agent is not ready: SyncFailed: the kernel")
+    assert message.startswith("it has 7 ready endpoints, and its agent is not ready: SyncFailed: the kernel")
     cluster.restart_operator()
     assert len(problems(cluster)) == 1
     cluster.report("node-2")

@@ -138,7 +138,16 @@ def test_a_refusal_is_told_once_with_its_object(ground: Ground, caplog: pytest.L
     ground.api.refusals = [forbidden, forbidden]
     action = do.CreateNodeProxy("n1", "uid-1", SPEC)
     with caplog.at_level(logging.WARNING):
-        assert [ground.carry_out(action) for _ in range(3)] == [False, False, True]
+        assert not ground.carry_out(action)
+        assert not ground.carry_out(action)  # not asked again so soon
+        assert len(ground.api.refusals) == 1
+        ground.time.now += 1
+        assert not ground.carry_out(action)
+        ground.time.now += 1
+        assert not ground.carry_out(action)
+        assert ground.api.refusals == []
+        ground.time.now += 1
+        assert ground.carry_out(action)
     assert caplog.messages == ["cannot create NodeProxy n1: no rights (403); it is tried again"]
 
 

@@ -85,7 +85,10 @@ class ServiceEvents:
             "apiVersion": "events.k8s.io/v1",
             "kind": "Event",
             # As client-go names them: the object, and something that no other event has.
-            "metadata": {"namespace": namespace, "name": f"{name[:200]}.{self._chance.getrandbits(64):016x}"},
+            "metadata": {
+                "namespace": namespace,
+                "name": f"{name[:200].rstrip('-.')}.{self._chance.getrandbits(64):016x}",
+            },
             "eventTime": rfc3339_micro(self._clock.wall()),
             "reportingController": _CONTROLLER,
             "reportingInstance": f"pointsman-agent-{self._node_name}"[:128],

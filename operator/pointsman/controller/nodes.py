@@ -32,7 +32,8 @@ class NodeState(NamedTuple):
         updated: the NodeProxy says what the ProxyConfig says now.
         unavailable: why its agent does not say that all is in force and the kernel up to date; "" when it does.
         fault: what of that does not go by itself, or "".
-        silent: its agent has worked here, and gives no sign of life now.
+        started: an agent has worked here.
+        silent: it has, and gives no sign of life now.
     """
 
     name: str
@@ -40,6 +41,7 @@ class NodeState(NamedTuple):
     updated: bool
     unavailable: str
     fault: str
+    started: bool = False
     silent: bool = False
 
     @property
@@ -101,8 +103,10 @@ def _state(name: str, spec: NodeProxySpec, proxies: Mapping[str, NodeProxy], sil
     ready = condition(proxy, READY)
     silent = name in silent_nodes or (ready is not None and ready.reason == AGENT_SILENT)
     unavailable, fault = _unavailable(proxy, is_silent=silent)
-    worked = proxy.status.mode is not None
-    return NodeState(name, proxy, proxy.spec == spec, unavailable, unavailable if fault else "", silent and worked)
+    started = proxy.status.mode is not None
+    return NodeState(
+        name, proxy, proxy.spec == spec, unavailable, unavailable if fault else "", started, silent and started
+    )
 
 
 def _unavailable(proxy: NodeProxy, *, is_silent: bool) -> tuple[str, bool]:

@@ -39,6 +39,9 @@ _STATUS_EVERY: Final = 1.0
 _AGAIN: Final = 5.0
 """Seconds until the same is said of a NodeProxy again: a write that changes nothing (the API server has CRDs of another
 release, and drops a field) must not be repeated without end."""
+_KEPT: Final = 10.0
+"""Seconds for which a node that no ProxyConfig selects any more keeps its NodeProxy: a ProxyConfig that is replaced
+(`kubectl replace --force`) is gone for a moment, and comes back to nodes that are changed one by one."""
 _NEXT_PORTION: Final = 0.2
 """Seconds until more conditions are written, when there are many."""
 
@@ -54,6 +57,7 @@ class Memory:
         judge: of the Services' conditions.
         tried: what was said of NodeProxies, and when, by what it was and their names.
         held_back: of `tried`, what was to be said again and was not.
+        unselected: since when no ProxyConfig selects a node that has a NodeProxy, by its name.
     """
 
     def __init__(self) -> None:
@@ -64,6 +68,7 @@ class Memory:
         self.judge = Judge()
         self.tried: dict[tuple[type, str], tuple[Action, float]] = {}
         self.held_back: set[tuple[type, str]] = set()
+        self.unselected: dict[str, float] = {}
 
 
 def reconcile(view: View, memory: Memory, now: float) -> tuple[Action, ...]:
@@ -85,7 +90,9 @@ def reconcile(view: View, memory: Memory, now: float) -> tuple[Action, ...]:
     if not view.listed >= _FOR_NODES:
         return ()
     every = fleets(view)
-    actions: list[Action] = [*_news([*roll_out(view, every), *silences(view, now)], memory, now)]
+    actions: list[Action] = [
+        *_news([*_kept(roll_out(view, every), view, memory, now), *silences(view, now)], memory, now)
+    ]
     knows_services = view.listed >= _FOR_SERVICES
     if knows_services:
         memory.survey.look(view, every, now)
@@ -107,10 +114,22 @@ def next_due(memory: Memory, now: float) -> float | None:
         *(each.due(now) for each in memory.progress.values()),
         *(memory.written[name] + _STATUS_EVERY - now for name in memory.behind),
         *(memory.tried[what][1] + _AGAIN - now for what in memory.held_back),
+        *(since + _KEPT - now for since in memory.unselected.values() if now - since < _KEPT),
         memory.survey.due(now),
         _NEXT_PORTION if memory.judge.is_behind else None,
     ]
     return min((max(each, 0.0) for each in due if each is not None), default=None)
+
+
+def _kept(actions: Iterable[_OfNode], view: View, memory: Memory, now: float) -> Iterator[_OfNode]:
+    """Leave out the deletion of NodeProxies whose nodes may be selected again in a moment."""
+    since, memory.unselected = memory.unselected, {}
+    for action in actions:
+        if isinstance(action, DeleteNodeProxy) and action.node in view.nodes:
+            begun = memory.unselected[action.node] = since.get(action.node, now)
+            if now - begun < _KEPT:
+                continue
+        yield action
 
 
 def _news(actions: Iterable[_OfNode], memory: Memory, now: float) -> Iterator[_OfNode]:

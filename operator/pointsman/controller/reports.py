@@ -164,7 +164,7 @@ def _unserved(view: View, fleet: Fleet, unready: Mapping[str, str]) -> Iterator[
                 view.nodes[name].uid,
                 "AgentNotReady",
                 "",
-                f"{counts[name]} ready endpoints are on it, and its agent is not ready: {unready[name]}",
+                f"it has {_ready_endpoints(counts[name])}, and its agent is not ready: {unready[name]}",
                 "see its NodeProxy, and the agent's log on this node",
             )
 
@@ -181,3 +181,7 @@ def _key(service: Service) -> ObjectKey:
 def _short(text: str) -> str:
     text = printable(text)
     return text if len(text) <= _MAX_WORDS else f"{text[: _MAX_WORDS - 1]}…"
+
+
+def _ready_endpoints(count: int) -> str:
+    return f"{count} ready endpoint" if count == 1 else f"{count} ready endpoints"

@@ -1,10 +1,10 @@
 """Which nodes get their configuration now; pure.
 
 New nodes at once. Changed ones in the order of their names, as long as no more of the configuration's nodes are
-unavailable than it allows. Nodes that are unavailable already have nothing to lose and are changed at once. A node that
-does not come back keeps its place in the budget: a bad configuration stops there. A node whose agent fell silent is
-left as it is until the agent is heard again: many can fall silent at one time, and what they would find when they come
-back has to have been tried on few.
+unavailable than it allows; nodes where no agent has ever worked are not among these. Nodes that are unavailable already
+have nothing to lose and are changed at once. A node that does not come back keeps its place in the budget: a bad
+configuration stops there. A node whose agent fell silent is left as it is until the agent is heard again: many can fall
+silent at one time, and what they would find when they come back has to have been tried on few.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def to_update(fleet: Fleet) -> tuple[str, ...]:
     outdated = [node for node in fleet.nodes if node.proxy is not None and not node.updated]
     down = [node.name for node in outdated if node.unavailable and not node.silent]
     up = [node.name for node in outdated if not node.unavailable]
-    unavailable = sum(1 for node in fleet.nodes if node.unavailable)
+    unavailable = sum(1 for node in fleet.nodes if node.unavailable and node.started)
     room = budget(fleet.config.spec.rollout.max_unavailable, len(fleet.nodes)) - unavailable
     return tuple(sorted([*down, *up[: max(room, 0)]]))
 

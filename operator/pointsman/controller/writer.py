@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
 import pydantic
@@ -39,7 +39,19 @@ MANAGER: Final = "pointsman-operator"
 """Field manager of what is applied; also the controller that events name."""
 _MAX_NOTE: Final = 1024
 """Bytes of `note` that the API server takes."""
+_SHORTEST: Final = 1.0
+_LONGEST: Final = 60.0
+"""Seconds until a write that was refused is tried again; others go on meanwhile."""
+_MANY: Final = 10_000
 _LOG: Final = logging.getLogger(__name__)
+
+
+class _Refused(NamedTuple):
+    """A write that the API server refused: its words, until when to leave it, and for how long that is."""
+
+    said: str
+    until: float
+    pause: float
 
 
 class Writer:
@@ -61,7 +73,7 @@ class Writer:
         self._identity = identity
         self._clock = clock
         self._is_allowed = is_allowed
-        self._refused: dict[str, str] = {}
+        self._refused: dict[str, _Refused] = {}
 
     async def carry_out(self, action: Action) -> bool:
         """Do one action; tell whether it is done, or need not be any more.
@@ -72,6 +84,9 @@ class Writer:
         if not self._is_allowed():
             return False
         what = _named(action)
+        refused = self._refused.get(what)
+        if refused is not None and self._clock.monotonic() < refused.until:
+            return False
         try:
             await self._send(action)
         except ApiError as error:
@@ -84,10 +99,18 @@ class Writer:
         if error.status in (HTTPStatus.CONFLICT, HTTPStatus.NOT_FOUND):
             await self._refresh(action)
             return True
-        if self._refused.get(what) != str(error):
+        before = self._refused.get(what, _Refused("", 0.0, _SHORTEST / 2))
+        if before.said != str(error):
             _LOG.warning("cannot %s: %s; it is tried again", what, error)
-            self._refused[what] = str(error)
+        pause = min(before.pause * 2, _LONGEST)
+        self._forget(_MANY)
+        self._refused[what] = _Refused(str(error), self._clock.monotonic() + pause, pause)
         return False
+
+    def _forget(self, most: int) -> None:
+        """Keep the newest refusals alone: objects that are gone are not asked for again."""
+        while len(self._refused) >= most:
+            del self._refused[next(iter(self._refused))]
 
     async def _refresh(self, action: Action) -> None:
         """Bring the view up to date with what the action was about."""
@@ -165,7 +188,7 @@ class Writer:
         return {
             "apiVersion": "events.k8s.io/v1",
             "kind": "Event",
-            "metadata": {"namespace": namespace, "name": f"{regarding.name[:200]}.{digest}"},
+            "metadata": {"namespace": namespace, "name": f"{regarding.name[:200].rstrip('-.')}.{digest}"},
             "eventTime": rfc3339_micro(self._clock.wall()),
             "reportingController": f"pointsman.dev/{MANAGER.removeprefix('pointsman-')}",
             "reportingInstance": self._identity[:128],

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 _LOG: Final = logging.getLogger(__name__)
 _BODY_LIMIT: Final = 8 * 1024 * 1024
 """Bytes of a review: two objects of the 3 MiB that the API server takes, and room."""
-_TIMEOUT: Final = 10.0
-"""Seconds to read a request; the API server itself waits no longer than the webhook's timeoutSeconds."""
+_TIMEOUT: Final = 3.0
+"""Seconds to read a request, less than the webhook's timeoutSeconds: slow senders hold places that others wait for."""
 _KEEP_ALIVE: Final = 120.0
 """Seconds that an idle connection stays: the API server keeps its own for later reviews."""
 _AT_ONCE: Final = 32
