@@ -23,7 +23,8 @@ which [the operator](operator.md) writes.
 - **Durations** are text with a unit, as everywhere in Kubernetes: `30s`, `50ms`, `1h30m`. **Networks** are CIDRs of
   either IP family, each once and at most {MAX_CIDRS} in a list; `nodePortRanges` has {MAX_NAMESPACE_RANGES} entries \
 at most. A field that is
-  null counts as absent; unknown fields are ignored (`kubectl` warns of them).
+  null counts as absent; unknown fields are ignored (but `kubectl` refuses to write them, unless `--validate` says
+  otherwise).
 - **In this release** the agent runs the mode `nftables`. What belongs to other modes is checked and has no effect yet.
 - **A wrong value** is refused by the API server, with the field and what is allowed. In a directory of manifests the
   agent reports it with the field, the value and what is allowed, and leaves out this ProxyConfig.
@@ -86,5 +87,6 @@ node holds the newest form of the Service and its endpoints, so that this return
 $ kubectl wait --for=condition=pointsman.dev/Programmed service/web
 ```
 
+Headless Services, those of type `ExternalName` and those of another proxy do not have it: there is nothing to wait for.
 Nothing else is ever written on a Service.
 """
