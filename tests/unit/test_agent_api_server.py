@@ -224,7 +224,8 @@ def test_the_last_node_proxy_is_in_force_after_a_restart_alone(
 
 
 def test_a_broken_state_directory_is_told_in_the_status_and_stops_nothing(cluster: Cluster, tmp_path: Path) -> None:
-    missing = tmp_path / "missing"
+    missing = tmp_path / "file" / "missing"
+    missing.parent.touch()
 
     async def scenario() -> None:
         cluster.tell(WEB, cluster.node_proxy())

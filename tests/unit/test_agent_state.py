@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,7 +13,6 @@ from pointsman.process.clock import SystemClock
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from pointsman.model.problems import Problem
 
@@ -65,9 +65,14 @@ def test_a_broken_file_is_told(tmp_path: Path, content: bytes, message: str) -> 
     assert "written anew" in str(raised.value)
 
 
-def test_a_missing_directory_is_told(tmp_path: Path) -> None:
-    with pytest.raises(StateError, match="is no directory; create it, or leave --state-dir out"):
-        load(tmp_path / "none", "node-1")
+def test_a_missing_directory_is_made_for_the_agent_alone(tmp_path: Path) -> None:
+    assert load(tmp_path / "lib" / "none", "node-1") is None
+    assert (tmp_path / "lib" / "none").stat().st_mode & 0o777 == 0o700
+
+
+def test_a_directory_that_cannot_be_made_is_told() -> None:
+    with pytest.raises(StateError, match="create it, or name another one"):
+        load(Path("/proc/none"), "node-1")
 
 
 def test_a_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:

@@ -178,3 +178,15 @@ def test_endpoints_are_those_that_no_controller_made() -> None:
     endpoints = resources("n")[2]
     assert "endpoints.kubernetes.io/managed-by!=endpoint-controller" in endpoints.params()["labelSelector"]
     assert resources("n")[3].params() == {"fieldSelector": "metadata.name=n"}
+
+
+def test_a_node_that_does_not_exist_is_told_until_it_does() -> None:
+    server = Watched()
+
+    async def scenario(running: Run) -> None:
+        await until(lambda: "Node n: does not exist" in running.problems())
+        assert running.complete()
+        server.put(NODES, "n")
+        await until(lambda: running.problems() == "")
+
+    run(server, scenario)

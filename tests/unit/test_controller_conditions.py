@@ -47,6 +47,18 @@ def test_it_is_true_when_the_last_node_has_it() -> None:
     assert patches(cluster) == []
 
 
+def test_a_first_condition_waits_for_all_nodes_to_hear_of_it() -> None:
+    cluster = cluster_of("node-1", "node-2", on=False)
+    cluster.put(web())
+    cluster.put(configuration(generation=2, serviceConditions=True, rollout={"maxUnavailable": 1}))
+    assert patches(cluster) == []
+    cluster.report("node-1", held=(cluster.version, 0))
+    assert patches(cluster) == []
+    cluster.settle()
+    cluster.report("node-2", held=(cluster.version, 0))
+    assert patches(cluster) == [("web", "True", "in the kernel of 2 of 2 ready nodes")]
+
+
 def test_the_write_itself_is_no_change() -> None:
     cluster = cluster_of("node-1")
     version = cluster.put(web())

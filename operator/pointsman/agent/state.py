@@ -52,9 +52,8 @@ def load(directory: Path, node_name: str) -> NodeProxy | None:
     try:
         kept = NodeProxy.read(msgspec.json.decode(file.read_bytes()))
     except FileNotFoundError as error:
-        if directory.is_dir():
-            return None
-        raise StateError(_unusable(directory, "is no directory", "create it")) from error
+        _prepare(directory, error)
+        return None
     except OSError as error:
         raise StateError(_unusable(file, f"cannot be read ({error.strerror})", "let the agent read it")) from error
     except pydantic.ValidationError as error:
@@ -65,6 +64,15 @@ def load(directory: Path, node_name: str) -> NodeProxy | None:
     if kept.name != node_name:
         raise StateError(_broken(file, f"is of node {kept.name}, this node is {node_name}"))
     return without_status(kept)
+
+
+def _prepare(directory: Path, missing: FileNotFoundError) -> None:
+    """Make the directory of a node's first start."""
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        said = f"cannot be made ({error.strerror})"
+        raise StateError(_unusable(directory, said, "create it, or name another one")) from missing
 
 
 def save(directory: Path, node_proxy: NodeProxy) -> None:

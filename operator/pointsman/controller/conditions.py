@@ -62,6 +62,7 @@ class Judge:
         self._asked: tuple[Holding, ...] = ()
         self._least = _least(())
         self._on = False
+        self._switching = False
 
     def judge(self, view: View, now: float) -> tuple[PatchServiceCondition, ...]:
         """Say which conditions have to be written.
@@ -72,6 +73,7 @@ class Judge:
         """
         on = any(config.spec.service_conditions for config in view.effective_configs())
         asked = holdings(view) if on else ()
+        self._switching = on and _is_switching(view)
         if on != self._on or _asks_more(self._asked, asked):
             self._open.update(view.catalog.entries)
         self._on, self._asked, self._least = on, asked, _least(asked)
@@ -104,6 +106,8 @@ class Judge:
     def _wanted(self, entry: ServiceEntry) -> str:
         if not self._on or entry.service is None or entry.service.ignored:
             return ""
+        if self._switching and not entry.condition:
+            return ""  # its first one speaks for all nodes, not for those that were told first
         if not self._asked:
             return entry.condition if entry.condition and entry.judged in (-1, entry.forms) else "False"
         return "True" if self._least.has(entry) else "False"
@@ -127,6 +131,15 @@ def holdings(view: View) -> tuple[Holding, ...]:
     """Return what the nodes hold that are asked, in the order of their names."""
     asked = (view.node_proxies[name] for name in sorted(view.node_proxies.keys() & view.nodes.keys()))
     return tuple(_holding(each) for each in asked if each.spec.service_conditions and is_ready(each, view.silent))
+
+
+def _is_switching(view: View) -> bool:
+    """Tell whether a ready node has yet to hear that Services get conditions."""
+    wanted = {
+        node for node, config in view.selection().items() if config is not None and config.spec.service_conditions
+    }
+    proxies = (view.node_proxies[name] for name in wanted & view.node_proxies.keys())
+    return any(not each.spec.service_conditions and is_ready(each, view.silent) for each in proxies)
 
 
 def _holding(proxy: NodeProxy) -> Holding:

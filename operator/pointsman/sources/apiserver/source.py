@@ -7,6 +7,7 @@ import random
 from typing import TYPE_CHECKING, Final
 
 from pointsman.api.names import API_VERSION, WEIGHT_ANNOTATION
+from pointsman.model.problems import Problem
 from pointsman.sources.apiserver.backoff import SystemClock
 from pointsman.sources.apiserver.link import Link, Reads
 from pointsman.sources.apiserver.reflector import Reflector, Resource
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 
     from pointsman.model.objects import Kind, ObjectKey
     from pointsman.model.parse import Object
-    from pointsman.model.problems import Problem
 
 _OURS: Final = "!service.kubernetes.io/headless,!service.kubernetes.io/service-proxy-name"
 _WRITTEN_BY_HAND: Final = "endpoints.kubernetes.io/managed-by!=endpoint-controller"
@@ -60,6 +60,8 @@ class ApiServerSource:
         self._versions: dict[Kind, int] = {}
         self._problems: tuple[Problem, ...] = ()
         self._complete = False
+        self._node_name = node_name
+        self._has_node = False
         self._patient = True
         self._reflectors = tuple(Reflector(self._link, resource, self._take) for resource in resources(node_name))
 
@@ -94,6 +96,8 @@ class ApiServerSource:
             # Last come, last told: the order of changes is that of their last forms.
             self._changes.pop(change.key, None)
             self._changes[change.key] = change.obj
+            if change.key.kind == "Node":
+                self._has_node = change.obj is not None
         self._wake.set()
 
     def _batch(self) -> Batch | None:
@@ -106,12 +110,30 @@ class ApiServerSource:
             if reflector.version is not None and reflector.version != self._versions.get(reflector.resource.kind)
         }
         self._versions |= versions
-        before, self._problems = self._problems, tuple(p for part in self._reflectors for p in part.problems)
-        problems = self._problems if self._problems != before else None
         was, self._complete = self._complete, self._complete or all(map(self._has_told, self._reflectors))
+        before, self._problems = (
+            self._problems,
+            (*self._missing(), *(p for part in self._reflectors for p in part.problems)),
+        )
+        problems = self._problems if self._problems != before else None
         if not changes and not versions and problems is None and was == self._complete:
             return None
         return Batch(changes, self._complete, problems, versions)
+
+    def _missing(self) -> tuple[Problem, ...]:
+        """Say that there is no such node: most likely its name is misspelled."""
+        if self._has_node or not self._complete:
+            return ()
+        return (
+            Problem(
+                source="API server",
+                object=f"Node {self._node_name}",
+                field="",
+                message="does not exist",
+                remedy="name this node by --node-name as `kubectl get nodes` does",
+                dropped="what follows from it: its configuration, addresses, zone and own endpoints",
+            ),
+        )
 
     def _has_told(self, reflector: Reflector) -> bool:
         unwilling = reflector.refused and not reflector.resource.required and not self._patient
