@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import time
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -85,7 +86,8 @@ class Ground:
         return {name: float(value) for name, _, value in lines}
 
     def set_endpoints(self, *pods: Host) -> None:
-        trigger = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        # As the real controllers write it: a whole second may lie before the agent's start, and does not count then.
+        trigger = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         annotations = {"endpoints.kubernetes.io/last-change-trigger-time": trigger}
         endpoints = endpoint_slice("web", pods)["endpoints"]
         self.plane.api.patch(f"{SLICES}/web", {"metadata": {"annotations": annotations}, "endpoints": endpoints})

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import msgspec
+
 from pointsman.sources.apiserver.client import ApiError, Unreachable
 
 

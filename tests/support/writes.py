@@ -7,6 +7,7 @@ import heapq
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+
 from pointsman.sources.apiserver.client import ApiError
 
 if TYPE_CHECKING:

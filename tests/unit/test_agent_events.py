@@ -5,10 +5,10 @@ import random
 from typing import Any
 
 import pytest
-from pointsman.sources.apiserver.client import ApiError, Unreachable
 
 from pointsman.agent.events import ServiceEvents
 from pointsman.model.problems import Problem
+from pointsman.sources.apiserver.client import ApiError, Unreachable
 from support.writes import FakeWrites, OverError, ScriptedClock
 
 EVENTS = "/apis/events.k8s.io/v1/namespaces/shop/events"
