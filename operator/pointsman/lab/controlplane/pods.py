@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from pointsman.lab.network import Host, Network
     from pointsman.lab.servers import Server, Servers
 
-LINGER: Final = 1.0
+LINGER: Final = 2.0
 """Seconds that a deleted Pod serves on; less when its grace period is shorter."""
 
 _PAUSE: Final = 0.1
