@@ -137,6 +137,7 @@ def test_it_goes_on_when_the_api_server_is_back(control_plane: ControlPlane, pod
     rolled_out(control_plane)
     control_plane.kill_api_server()
     control_plane.start_api_server()
+    control_plane.restart_controllers()  # they would back off for up to half a minute
     control_plane.kubectl("scale", "deployment/web", "--replicas=3", "-n", NAMESPACE)
     rolled_out(control_plane)
     assert len(listed(control_plane)) == 3
