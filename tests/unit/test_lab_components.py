@@ -72,7 +72,7 @@ def test_a_program_is_built_once(machine: Machine, tmp_path: Path) -> None:
         f"built etcd {ETCD.version}",
         f"built kubectl {KUBERNETES.version}",
     ]
-    assert "about 12 minutes" in machine.said[0]
+    assert "about 25 minutes" in machine.said[0]
 
 
 def test_it_is_linked_with_its_version_and_without_c(machine: Machine) -> None:

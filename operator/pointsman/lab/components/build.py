@@ -47,7 +47,7 @@ def _build_missing(
 ) -> None:
     say(
         f"building {', '.join(component.name for component in missing)} from their Go modules: all of them take about "
-        f"12 minutes on 2 cores, once (kept in {store.home()})"
+        f"25 minutes on 2 cores, once (kept in {store.home()})"
     )
     with store.locked() as waited:
         for component in missing:
@@ -64,13 +64,13 @@ def _component(name: str) -> Component:
 
 def _place(component: Component) -> tuple[Path, Toolchain]:
     go = toolchain.find(component.module)
-    return store.directory(component.module, go) / component.name, go
+    return store.directory(component, go) / component.name, go
 
 
 def _build(component: Component, path: Path, go: Toolchain, say: Callable[[str], None]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{component.name}.draft")
-    command = [go.program, "build", *component.module.flags(), "-o", str(draft), component.package]
+    command = [go.program, *component.command(), "-o", str(draft), component.package]
     begun = time.monotonic()
     with subprocess.Popen(  # noqa: S603 - a fixed command
         command,
@@ -88,10 +88,11 @@ def _build(component: Component, path: Path, go: Toolchain, say: Callable[[str],
             raise
     if process.returncode:
         said = "\n".join(lines[-_LAST_LINES:])
-        raise LabError(f"`go build {component.package}` failed with status {process.returncode}:\n{said}")
+        verb = component.command()[0]
+        raise LabError(f"`go {verb} {component.package}` failed with status {process.returncode}:\n{said}")
     _check_version(component, draft)
     store.put(draft, path)
-    say(f"built {component.name} {component.module.version} in {time.monotonic() - begun:.0f} s")
+    say(f"built {component.name} {component.version} in {time.monotonic() - begun:.0f} s")
 
 
 def _follow(process: subprocess.Popen[str], tell: Callable[[int], None]) -> list[str]:
@@ -121,6 +122,6 @@ def _check_version(component: Component, program: Path) -> None:
     done = subprocess.run(  # noqa: S603 - what was just built
         [str(program), *component.asks], capture_output=True, text=True, check=False
     )
-    if component.module.version.removeprefix("v") not in done.stdout:
+    if component.version.removeprefix("v") not in done.stdout:
         said = (done.stdout or done.stderr).strip()
-        raise LabError(f"{component.name} was built from {component.module.version}, but says: {said}")
+        raise LabError(f"{component.name} was built from {component.version}, but says: {said}")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pointsman.lab.components.catalogue import Module
+    from pointsman.lab.components.catalogue import Component
     from pointsman.lab.components.toolchain import Toolchain
 
 
@@ -24,12 +24,13 @@ def home() -> Path:
     return cache / "pointsman" / "components"
 
 
-def directory(module: Module, toolchain: Toolchain) -> Path:
-    """Return the directory of a module's programs: another one for each change of what goes into them."""
+def directory(component: Component, toolchain: Toolchain) -> Path:
+    """Return a program's directory: another one for each change of what goes into it."""
+    module = component.module
     content = hashlib.sha256()
     for part in (
         *((module.directory / name).read_bytes() for name in ("go.mod", "go.sum")),
-        *(flag.encode() for flag in module.flags()),
+        *(flag.encode() for flag in component.command()),
         toolchain.version.encode(),
     ):
         content.update(len(part).to_bytes(8) + part)
