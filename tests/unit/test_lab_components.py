@@ -79,7 +79,7 @@ def test_it_is_linked_with_its_version_and_without_c(machine: Machine) -> None:
     machine.provide("kube-apiserver")
     (build,) = machine.builds()
     version = "k8s.io/component-base/version"
-    assert build.startswith(f"0 {KUBERNETES.directory} build -trimpath")
+    assert build.startswith(f"0 {KUBERNETES.directory} build -v -trimpath")
     assert f"-s -w -X {version}.gitVersion=v1.37.2 -X {version}.gitMajor=1 -X {version}.gitMinor=37 " in build
 
 
