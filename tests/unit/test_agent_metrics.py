@@ -5,9 +5,10 @@ from dataclasses import dataclass
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from pointsman.agent.metrics import PROGRAMMING_BUCKETS, SYNC_BUCKETS, Histogram, Metrics
+from pointsman.agent.metrics import PROGRAMMING_BUCKETS, SYNC_BUCKETS, Metrics
 from pointsman.agent.outcome import Cleaned, Facts, Outcome
 from pointsman.dataplane.protocol import Written
+from pointsman.process.exposition import Histogram
 
 
 @dataclass

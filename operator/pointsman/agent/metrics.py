@@ -1,26 +1,24 @@
 """What the agent counts, under the names that dashboards for kube-proxy know.
 
-Counting is plain arithmetic; prometheus_client is loaded by the first scrape, since its import takes a tenth of a
-second and 14 MiB, which nobody should wait for before the first sync. Names, labels and buckets: kube-proxy's
-``pkg/proxy/metrics``. A metric that would have no true value here (iptables rules, say) is not shown.
+Names, labels and buckets: kube-proxy's ``pkg/proxy/metrics``. A metric that would have no true value here (iptables
+rules, say) is not shown.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from typing import TYPE_CHECKING, Final, Protocol
+
+from pointsman.process.exposition import Exposition, Histogram, counter, gauge, histogram
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
-    from prometheus_client import CollectorRegistry
     from prometheus_client.metrics_core import Metric
 
     from pointsman.agent.outcome import Outcome
     from pointsman.model.objects import Kind
     from pointsman.model.plan import Family
-
-    _Values = dict[tuple[str, ...], float]
+    from pointsman.process.exposition import Values
 
 SYNC_BUCKETS: Final = tuple(0.001 * 2**n for n in range(15))
 PROGRAMMING_BUCKETS: Final = (0.0, 0.25, 0.5, *map(float, (*range(1, 60), *range(60, 120, 5), *range(120, 301, 30))))
@@ -36,29 +34,6 @@ class Queue(Protocol):
     def queued_at(self) -> float | None: ...  # noqa: D102 (Unix seconds of the last change)
     def totals(self) -> Mapping[Kind, int]: ...  # noqa: D102 (changes that ever came)
     def pending(self) -> Mapping[Kind, int]: ...  # noqa: D102 (changes that are not in the kernel)
-
-
-class Histogram:
-    """Counts observations in buckets."""
-
-    def __init__(self, bounds: tuple[float, ...]) -> None:
-        self._bounds = bounds
-        self._counts = [0] * (len(bounds) + 1)
-        self.sum = 0.0
-
-    def observe(self, value: float) -> None:
-        """Count one value."""
-        self._counts[bisect_left(self._bounds, value)] += 1
-        self.sum += value
-
-    def cumulative(self) -> list[tuple[str, float]]:
-        """Return how many values are at or below each bound, as Prometheus wants it."""
-        result: list[tuple[str, float]] = []
-        total = 0
-        for bound, count in zip((*map(str, self._bounds), "+Inf"), self._counts, strict=True):
-            total += count
-            result.append((bound, total))
-        return result
 
 
 class Metrics:
@@ -77,7 +52,7 @@ class Metrics:
         self._synced: dict[Family, float] = {}
         self._no_local: dict[str, int] = {}
         self._probes: dict[tuple[str, int], int] = {}
-        self._registry: CollectorRegistry | None = None
+        self._exposition = Exposition(self)
 
     def follow(self, queue: Queue) -> None:
         """Ask `queue` for pending changes at each scrape."""
@@ -113,13 +88,7 @@ class Metrics:
 
     def exposition(self) -> bytes:
         """Write everything in Prometheus' text format, version 0.0.4."""
-        from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest  # noqa: PLC0415 (see above)
-
-        if self._registry is None:
-            self._registry = CollectorRegistry(auto_describe=False)
-            ProcessCollector(registry=self._registry)
-            self._registry.register(self)
-        return generate_latest(self._registry)
+        return self._exposition.text()
 
     def collect(self) -> Iterator[Metric]:
         """Yield everything as prometheus_client's metrics."""
@@ -134,34 +103,34 @@ class Metrics:
         yield _histogram(
             "kubeproxy_conntrack_reconciler_sync_duration_seconds", "Looks for stale UDP entries", self._clean
         )
-        yield _counter(
+        yield counter(
             "kubeproxy_conntrack_reconciler_deleted_entries_total",
             "Cumulative conntrack flows deleted",
             ("ip_family",),
             _labelled(self._cleaned),
         )
-        yield _counter(
+        yield counter(
             f"{_SYNC}_nftables_sync_failures_total",
             "Cumulative proxy nftables sync failures",
             ("ip_family",),
             _labelled(self._failures),
         )
         for probe in ("healthz", "livez"):
-            codes: _Values = {(str(code),): count for (name, code), count in self._probes.items() if name == probe}
-            yield _counter(f"kubeproxy_proxy_{probe}_total", f"Cumulative proxy {probe} HTTP status", ("code",), codes)
+            codes: Values = {(str(code),): count for (name, code), count in self._probes.items() if name == probe}
+            yield counter(f"kubeproxy_proxy_{probe}_total", f"Cumulative proxy {probe} HTTP status", ("code",), codes)
         yield from self._gauges()
 
     def _gauges(self) -> Iterator[Metric]:
         if self._outage is not None:
-            there: _Values = {(): float(self._outage() is None)}
-            yield _gauge("pointsman_api_server_up", "Whether the API server answers this agent", (), there)
-        yield _gauge(
+            there: Values = {(): float(self._outage() is None)}
+            yield gauge("pointsman_api_server_up", "Whether the API server answers this agent", (), there)
+        yield gauge(
             f"{_SYNC}_last_timestamp_seconds",
             "The last time proxy rules were successfully synced",
             ("ip_family",),
             _labelled(self._synced),
         )
-        yield _gauge(
+        yield gauge(
             f"{_SYNC}_no_local_endpoints_total",
             "Number of services with a Local traffic policy and no endpoints",
             ("traffic_policy",),
@@ -170,50 +139,29 @@ class Metrics:
         if self._queue is None:
             return
         queued = self._queue.queued_at
-        times: _Values = {} if queued is None else {(label,): queued for label in _FAMILY_LABELS.values()}
+        times: Values = {} if queued is None else {(label,): queued for label in _FAMILY_LABELS.values()}
         help_text = "The last time a sync of proxy rules was queued"
-        yield _gauge(f"{_SYNC}_last_queued_timestamp_seconds", help_text, ("ip_family",), times)
+        yield gauge(f"{_SYNC}_last_queued_timestamp_seconds", help_text, ("ip_family",), times)
         totals, pending = self._queue.totals(), self._queue.pending()
         for name, title, kinds in (("service", "Service", ("Service",)), ("endpoint", "Endpoint", _ENDPOINT_KINDS)):
             changes = f"{_SYNC}_{name}_changes"
-            yield _gauge(f"{changes}_pending", f"Pending proxy rules {title} changes", (), _total(pending, kinds))
-            yield _counter(f"{changes}_total", f"Cumulative proxy rules {title} changes", (), _total(totals, kinds))
+            yield gauge(f"{changes}_pending", f"Pending proxy rules {title} changes", (), _total(pending, kinds))
+            yield counter(f"{changes}_total", f"Cumulative proxy rules {title} changes", (), _total(totals, kinds))
 
 
 def _by_family(buckets: tuple[float, ...]) -> dict[Family, Histogram]:
     return {4: Histogram(buckets), 6: Histogram(buckets)}
 
 
-def _labelled(values: Mapping[Family, float]) -> _Values:
+def _labelled(values: Mapping[Family, float]) -> Values:
     return {(_FAMILY_LABELS[family],): value for family, value in values.items()}
 
 
-def _total(counts: Mapping[Kind, int], kinds: Iterable[str]) -> _Values:
+def _total(counts: Mapping[Kind, int], kinds: Iterable[str]) -> Values:
     return {(): sum(count for kind, count in counts.items() if kind in kinds)}
 
 
 def _histogram(name: str, help_text: str, families: Mapping[Family, Histogram]) -> Metric:
-    from prometheus_client.metrics_core import HistogramMetricFamily  # noqa: PLC0415 (see the module's docstring)
-
-    metric = HistogramMetricFamily(name, help_text, labels=("ip_family",))
-    for family, histogram in families.items():
-        metric.add_metric((_FAMILY_LABELS[family],), histogram.cumulative(), histogram.sum)
-    return metric
-
-
-def _counter(name: str, help_text: str, labels: tuple[str, ...], values: _Values) -> Metric:
-    from prometheus_client.metrics_core import CounterMetricFamily  # noqa: PLC0415 (see the module's docstring)
-
-    metric = CounterMetricFamily(name, help_text, labels=labels)
-    for values_of_labels, value in values.items():
-        metric.add_metric(values_of_labels, value)
-    return metric
-
-
-def _gauge(name: str, help_text: str, labels: tuple[str, ...], values: _Values) -> Metric:
-    from prometheus_client.metrics_core import GaugeMetricFamily  # noqa: PLC0415 (see the module's docstring)
-
-    metric = GaugeMetricFamily(name, help_text, labels=labels)
-    for values_of_labels, value in values.items():
-        metric.add_metric(values_of_labels, value)
-    return metric
+    return histogram(
+        name, help_text, ("ip_family",), {(_FAMILY_LABELS[family],): each for family, each in families.items()}
+    )
