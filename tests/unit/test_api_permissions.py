@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from pointsman.api.permissions import AGENT, OPERATOR, Permissions, Rule, manifests
+from pointsman.api import crds
+from pointsman.api.permissions import AGENT, CRDS, OPERATOR, UNINSTALLER, Permissions, Rule, granted, manifests
 
 
 def writable(permissions: Permissions) -> dict[str, set[str]]:
@@ -35,7 +36,7 @@ def test_the_operator_never_writes_on_what_users_own() -> None:
     }
 
 
-@pytest.mark.parametrize("permissions", [AGENT, OPERATOR])
+@pytest.mark.parametrize("permissions", [AGENT, OPERATOR, UNINSTALLER, CRDS])
 def test_nothing_is_granted_at_large(permissions: Permissions) -> None:
     rules = (*permissions.cluster, *permissions.namespaced)
     assert not [rule for rule in rules if "*" in (rule.group, *rule.resources, *rule.verbs)]
@@ -47,8 +48,30 @@ def test_secrets_are_read_by_name() -> None:
     assert [rule.names for rule in reading] == [("pointsman-webhook-tls",)]
 
 
-def test_agents_read_nobodys_leases() -> None:
-    assert [(rule.resources, rule.verbs) for rule in AGENT.namespaced] == [(("leases",), ("create", "patch"))]
+def test_agents_read_nobodys_leases_and_no_daemon_set_but_their_own() -> None:
+    leases, owner = AGENT.namespaced
+    assert (leases.resources, leases.verbs) == (("leases",), ("create", "patch"))
+    assert owner == Rule("apps", ("daemonsets",), ("get",), ("pointsman-agent",))
+
+
+def test_the_uninstaller_can_delete_the_agents_and_nothing_else() -> None:
+    assert UNINSTALLER.cluster == ()
+    deleting = [rule for rule in UNINSTALLER.namespaced if "delete" in rule.verbs]
+    assert [(rule.resources, rule.names) for rule in deleting] == [(("daemonsets",), ("pointsman-agent",))]
+    assert {verb for rule in UNINSTALLER.namespaced for verb in rule.verbs} == {"get", "list", "delete"}
+
+
+def test_who_installs_the_custom_resources_writes_no_others() -> None:
+    (rule,) = CRDS.cluster
+    assert set(rule.names) == {document["metadata"]["name"] for document in crds.documents()}
+    assert (rule.resources, CRDS.namespaced) == (("customresourcedefinitions",), ())
+
+
+def test_a_role_without_rules_is_left_out() -> None:
+    kinds = ["ServiceAccount", "Role", "RoleBinding"]
+    assert [obj["kind"] for obj in granted(UNINSTALLER, "here")] == kinds
+    assert [obj["kind"] for obj in granted(CRDS, "here")] == ["ServiceAccount", "ClusterRole", "ClusterRoleBinding"]
+    assert {obj["metadata"]["name"] for obj in granted(CRDS, "here")} == {"pointsman-crds"}
 
 
 def test_a_rule_with_names() -> None:

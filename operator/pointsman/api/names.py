@@ -23,6 +23,12 @@ Mode = Literal["nftables", "ipvs", "iptables", "userspace"]
 
 MODES: Final[tuple[Mode, ...]] = get_args(Mode)
 
+AGENT_DAEMON_SET: Final = "pointsman-agent"
+"""Name of the DaemonSet of the agents, in Pointsman's own namespace."""
+
+OPERATOR_DEPLOYMENT: Final = "pointsman-operator"
+"""Name of the Deployment of the operator, in Pointsman's own namespace."""
+
 WEBHOOK_CONFIGURATION: Final = "pointsman"
 """Name of the ValidatingWebhookConfiguration."""
 

@@ -1,4 +1,4 @@
-"""What the agent and the operator may do in a cluster: one source for the chart, the lab and the tests.
+"""What the agent, the operator and two commands may do in a cluster: one source for the chart, the lab and the tests.
 
 Each rule is there because a part of Pointsman asks for it; nothing else is granted. Discovery (``/api``, ``/apis``) is
 open to every account by Kubernetes' own roles.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Final, NamedTuple
 
-from pointsman.api.names import GROUP, WEBHOOK_CONFIGURATION, WEBHOOK_SECRET
+from pointsman.api.names import AGENT_DAEMON_SET, GROUP, WEBHOOK_CONFIGURATION, WEBHOOK_SECRET
 
 NAMESPACE: Final = "pointsman-system"
 _RBAC: Final = "rbac.authorization.k8s.io"
@@ -40,7 +40,7 @@ class Permissions(NamedTuple):
     """What one program may do.
 
     Attributes:
-        component: `agent` or `operator`.
+        component: `agent`, `operator`, `uninstaller` or `crds`.
         cluster: everywhere.
         namespaced: in Pointsman's own namespace alone.
     """
@@ -56,6 +56,7 @@ class Permissions(NamedTuple):
 
 
 _EVENTS: Final = Rule("events.k8s.io", ("events",), ("create",))
+_CRDS: Final = ("apiextensions.k8s.io", ("customresourcedefinitions",))
 
 AGENT: Final = Permissions(
     "agent",
@@ -70,7 +71,11 @@ AGENT: Final = Permissions(
     ),
     # A role cannot say "the one that is called after your node": an agent could renew another's Lease, and take the
     # operator's.
-    namespaced=(Rule("coordination.k8s.io", ("leases",), ("create", "patch")),),
+    namespaced=(
+        Rule("coordination.k8s.io", ("leases",), ("create", "patch")),
+        # `--clean-up-with`: whether it is stopped or uninstalled.
+        Rule("apps", ("daemonsets",), ("get",), (AGENT_DAEMON_SET,)),
+    ),
 )
 
 OPERATOR: Final = Permissions(
@@ -84,7 +89,7 @@ OPERATOR: Final = Permissions(
         Rule(GROUP, ("nodeproxies",), ("get", *_FOLLOW, "create", "patch", "delete")),
         Rule(GROUP, ("proxyconfigs/status", "nodeproxies/status"), ("patch",)),
         # Kopf learns from these that a custom resource has come or gone.
-        Rule("apiextensions.k8s.io", ("customresourcedefinitions",), _FOLLOW),
+        Rule(*_CRDS, _FOLLOW),
         Rule(
             "admissionregistration.k8s.io",
             ("validatingwebhookconfigurations",),
@@ -102,8 +107,29 @@ OPERATOR: Final = Permissions(
 )
 
 
+UNINSTALLER: Final = Permissions(
+    "uninstaller",
+    cluster=(),
+    namespaced=(
+        Rule("apps", ("daemonsets",), ("get", "delete"), (AGENT_DAEMON_SET,)),
+        Rule("", ("pods",), ("list",)),  # to say on which nodes it waits for an agent
+    ),
+)
+"""Of ``pointsman uninstall``."""
+
+CRDS: Final = Permissions(
+    "crds",
+    cluster=(
+        # Server-side apply asks for `create` by name, too, when there is nothing of that name yet.
+        Rule(*_CRDS, ("get", "create", "patch"), (f"nodeproxies.{GROUP}", f"proxyconfigs.{GROUP}")),
+    ),
+    namespaced=(),
+)
+"""Of ``pointsman crds --apply``."""
+
+
 def manifests(namespace: str = NAMESPACE) -> list[dict[str, Any]]:
-    """Return the objects that grant the permissions, in the order in which to apply them.
+    """Return the objects that grant agent and operator their permissions, in the order in which to apply them.
 
     Args:
         namespace: Pointsman's own; it is among the objects.
@@ -113,22 +139,32 @@ def manifests(namespace: str = NAMESPACE) -> list[dict[str, Any]]:
     """
     return [
         {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace, "labels": _labels()}},
-        *_granted(AGENT, namespace),
-        *_granted(OPERATOR, namespace),
+        *granted(AGENT, namespace),
+        *granted(OPERATOR, namespace),
     ]
 
 
-def _granted(permissions: Permissions, namespace: str) -> list[dict[str, Any]]:
+def granted(permissions: Permissions, namespace: str = NAMESPACE) -> list[dict[str, Any]]:
+    """Return an account and the roles that grant it its permissions, in the order in which to apply them.
+
+    Args:
+        permissions: of one program; a role without a rule is left out.
+        namespace: Pointsman's own; it has to be there.
+
+    Returns:
+        Plain data, each time anew.
+    """
     everywhere = {"name": permissions.account, "labels": _labels(permissions.component)}
     here = {**everywhere, "namespace": namespace}
     account = {"kind": "ServiceAccount", "name": permissions.account, "namespace": namespace}
-    return [
-        {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": here},
-        _role("ClusterRole", everywhere, permissions.cluster),
-        _binding("ClusterRole", everywhere, account),
-        _role("Role", here, permissions.namespaced),
-        _binding("Role", here, account),
-    ]
+    objects: list[dict[str, Any]] = [{"apiVersion": "v1", "kind": "ServiceAccount", "metadata": here}]
+    for kind, metadata, rules in (
+        ("ClusterRole", everywhere, permissions.cluster),
+        ("Role", here, permissions.namespaced),
+    ):
+        if rules:
+            objects += [_role(kind, metadata, rules), _binding(kind, metadata, account)]
+    return objects
 
 
 def _role(kind: str, metadata: dict[str, Any], rules: tuple[Rule, ...]) -> dict[str, Any]:
