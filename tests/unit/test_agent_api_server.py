@@ -12,9 +12,10 @@ import pytest
 from pointsman.agent import api_server, memory
 from pointsman.agent.outcome import Kernel
 from pointsman.agent.run import Agent, AgentOptions
+from pointsman.agent.startup import AgentError
 from pointsman.agent.state import FILE_NAME, without_status
 from pointsman.api.nodeproxy import NodeProxy
-from pointsman.dataplane.protocol import Support, Written
+from pointsman.dataplane.protocol import DataplaneError, Support, Written
 from pointsman.model.objects import ObjectKey, Service, ServicePort
 from pointsman.model.parse import key_of
 from pointsman.sources.apiserver import client as client_module
@@ -42,6 +43,8 @@ class Memory:
 
     def __init__(self) -> None:
         self.syncs = 0
+        self.cleaned_after = 0
+        self.fault: Exception | None = None
 
     def kernel(self) -> Kernel:
         return Kernel(lambda: self, lambda: self, lambda _config, _families: ())
@@ -57,6 +60,11 @@ class Memory:
 
     def disturbed(self) -> bool:
         return False
+
+    def cleanup(self) -> None:
+        if self.fault is not None:
+            raise self.fault
+        self.cleaned_after = self.syncs
 
     def close(self) -> None:
         pass
@@ -115,6 +123,9 @@ class Cluster:
         return "".join(f"{c['type']}={c['status']}/{c['reason']} " for c in self.status.get("conditions", ())).strip()
 
 
+DAEMON_SET = "/apis/apps/v1/namespaces/pointsman-system/daemonsets/pointsman-agent"
+
+
 async def until(done: Callable[[], object]) -> None:
     while not done():  # noqa: ASYNC110 (memory has no event to wait for)
         await asyncio.sleep(0.01)
@@ -130,16 +141,22 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Cluster:
 
 
 def run(
-    cluster: Cluster, scenario: Callable[[], Any], *, state_dir: Path | None = None, config: Path | None = None
-) -> None:  # fmt: skip
+    cluster: Cluster,
+    scenario: Callable[[], Any],
+    *,
+    state_dir: Path | None = None,
+    config: Path | None = None,
+    clean_up_with: str = "",
+) -> None:
     async def main() -> None:
         cluster.told = asyncio.Queue()
-        options = AgentOptions(Access(in_cluster=True), "node-1", config, "", "", state_dir)
+        access = Access(in_cluster=True)
+        options = AgentOptions(access, "node-1", config, "", "", state_dir, clean_up_with=clean_up_with)
         agent = Agent(options, cluster.kernel.kernel())
         running = asyncio.create_task(agent.run())
         async with asyncio.timeout(20):
             await scenario()
-            agent.stop()
+            agent.terminate() if clean_up_with else agent.stop()
             await running
 
     asyncio.run(main())
@@ -254,3 +271,48 @@ def test_a_node_proxy_that_is_deleted_stays_in_force(cluster: Cluster) -> None:
 def test_forms_are_compared_without_their_status() -> None:
     document = {"metadata": {"name": "n"}, "spec": {}, "status": {"services": 3}}
     assert without_status(NodeProxy.read(document)) == NodeProxy(name="n")
+
+
+def owned(cluster: Cluster, **metadata: object) -> None:
+    cluster.writes.objects[DAEMON_SET] = {"kind": "DaemonSet", "metadata": {"uid": "one", **metadata}}
+
+
+def leave(cluster: Cluster, state_dir: Path, **metadata: object) -> None:
+    """Run an agent that has a NodeProxy, and end it when its DaemonSet is as `metadata` says."""
+    owned(cluster)
+
+    async def scenario() -> None:
+        cluster.tell(WEB, cluster.node_proxy())
+        await until(lambda: cluster.status and (state_dir / FILE_NAME).exists())
+        owned(cluster, **metadata)
+
+    run(cluster, scenario, state_dir=state_dir, clean_up_with="pointsman-agent")
+
+
+def test_an_uninstalled_agent_takes_everything_along(
+    cluster: Cluster, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    leave(cluster, tmp_path, deletionTimestamp="2026-01-01T00:00:00Z")
+    assert cluster.kernel.cleaned_after == cluster.kernel.syncs > 0, "cleaned, and nothing came after that"
+    assert not list(tmp_path.iterdir())
+    assert "DaemonSet pointsman-system/pointsman-agent is being deleted: removing all" in caplog.text
+    assert caplog.messages[-1] == "nothing of Pointsman is left in this node's kernel"
+
+
+def test_a_restarted_agent_leaves_everything(
+    cluster: Cluster, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    leave(cluster, tmp_path)
+    assert not cluster.kernel.cleaned_after
+    assert (tmp_path / FILE_NAME).exists()
+    assert caplog.messages[-1] == (
+        "stopping; DaemonSet pointsman-system/pointsman-agent is still there: the kernel keeps its rules"
+    )
+
+
+def test_a_cleanup_that_fails_says_what_to_do(cluster: Cluster, tmp_path: Path) -> None:
+    cluster.kernel.fault = DataplaneError("busy")
+    with pytest.raises(AgentError, match=r"cannot clean up \(busy\); run `pointsman cleanup` on this node"):
+        leave(cluster, tmp_path, deletionTimestamp="2026-01-01T00:00:00Z")

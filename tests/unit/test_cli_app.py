@@ -85,6 +85,14 @@ def test_the_agent_gets_an_api_server(calls: Calls) -> None:
     assert calls.options[1] == AgentOptions(Access(in_cluster=True), "n")
 
 
+def test_the_agent_gets_what_a_container_needs(calls: Calls) -> None:
+    arguments = "agent --in-cluster --node-name n --clean-up-with pointsman-agent --sysctl-root /host/proc/sys"
+    assert CliRunner().invoke(app, arguments.split()).exit_code == 0
+    sysctl_root = Path("/host/proc/sys")
+    wanted = AgentOptions(Access(in_cluster=True), "n", clean_up_with="pointsman-agent", sysctl_root=sysctl_root)
+    assert calls.options == [wanted]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -93,6 +101,7 @@ def test_the_agent_gets_an_api_server(calls: Calls) -> None:
         ("--kubeconfig k --in-cluster", "name one source"),
         ("--in-cluster --context c", "--context is of a kubeconfig file"),
         ("--manifests m --server https://x", "--server is of an API server"),
+        ("--manifests m --clean-up-with d", "--clean-up-with asks an API server; leave it out with --manifests"),
     ],
 )
 def test_the_agent_follows_exactly_one_source(calls: Calls, arguments: str, message: str) -> None:

@@ -10,6 +10,7 @@ import msgspec
 from pointsman import __version__
 from pointsman.agent.events import ServiceEvents
 from pointsman.agent.lease import LeaseKeeper
+from pointsman.agent.owner import Owner
 from pointsman.agent.reporter import StatusReporter
 from pointsman.agent.state import without_status
 from pointsman.agent.status import Picture, status_of
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
     from pointsman.agent.options import AgentOptions
+    from pointsman.agent.owner import Verdict
     from pointsman.agent.wiring import Inside, Part
     from pointsman.api.status import NodeProxyStatus
     from pointsman.model.problems import Problem
@@ -72,6 +74,7 @@ class FromApiServer:
             chance=chance,
         )
         self._events = ServiceEvents(client, name, clock, chance)
+        self._owner = self._owned_by(client, options) if options.clean_up_with else None
 
     @property
     def outage(self) -> float | None:
@@ -94,11 +97,27 @@ class FromApiServer:
 
     def parts(self) -> list[Part]:
         """Return what has to run besides."""
-        return [
+        parts: list[Part] = [
             ("status reporter", self._reporter.run()),
             ("lease", self._lease.run()),
             ("events", self._events.run()),
         ]
+        return parts if self._owner is None else [*parts, ("look for the DaemonSet", self._owner.run())]
+
+    async def verdict(self) -> Verdict | None:
+        """Tell whether the agent ends because Pointsman is uninstalled; None without ``--clean-up-with``."""
+        return await self._owner.verdict() if self._owner is not None else None
+
+    def _owned_by(self, client: ApiClient, options: AgentOptions) -> Owner:
+        problems, clock = self._inside.problems, self._inside.clock
+        return Owner(
+            client,
+            options.clean_up_with,
+            namespace=options.namespace,
+            on_problems=lambda found: problems.update("--clean-up-with", found),
+            clock=clock,
+            chance=random.SystemRandom(),
+        )
 
     def _without_statuses(self, batch: Batch) -> Batch:
         if not any(change.key.kind == "NodeProxy" for change in batch.changes):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import msgspec
 
+from pointsman.dataplane.sysctl import SYSCTL_ROOT
 from pointsman.sources.apiserver.access import Access
 
 
@@ -19,7 +20,10 @@ class AgentOptions(msgspec.Struct, frozen=True):
             choose from the directory.
         healthz_address, metrics_address: ``IP:PORT``, "" for none.
         state_dir: directory in which the last NodeProxy is kept for a start without the API server; None for nowhere.
-        namespace: where the agent's Lease is.
+        namespace: where the agent's Lease is, and the DaemonSet `clean_up_with`.
+        clean_up_with: name of the DaemonSet that the agent belongs to: when SIGTERM comes because it is deleted, the
+            agent removes its rules. "" for none; the rules stay then.
+        sysctl_root: where the kernel's parameters are.
     """
 
     source: Path | Access
@@ -29,3 +33,5 @@ class AgentOptions(msgspec.Struct, frozen=True):
     metrics_address: str = "127.0.0.1:10249"
     state_dir: Path | None = None
     namespace: str = "pointsman-system"
+    clean_up_with: str = ""
+    sysctl_root: Path = SYSCTL_ROOT

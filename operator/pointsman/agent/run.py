@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from pointsman.agent import memory
+from pointsman.agent.ending import end
 from pointsman.agent.health import Health
 from pointsman.agent.loop import SyncLoop
 from pointsman.agent.metrics import Metrics
@@ -18,7 +19,7 @@ from pointsman.agent.options import AgentOptions
 from pointsman.agent.outcome import Kernel, Outcome
 from pointsman.agent.report import log_sync, refusals
 from pointsman.agent.service_health import ServiceHealth
-from pointsman.agent.startup import AgentError, check_rights, claim_node, read_config
+from pointsman.agent.startup import AgentError, check_rights, check_sysctl_root, claim_node, read_config
 from pointsman.agent.state import StateError, StateKeeper, load
 from pointsman.agent.status import Account
 from pointsman.agent.syncer import Syncer
@@ -28,9 +29,10 @@ from pointsman.dataplane.conntrack import Conntrack
 from pointsman.dataplane.nftables import NftablesDataplane
 from pointsman.dataplane.node_addresses import node_addresses
 from pointsman.dataplane.protocol import DataplaneError
-from pointsman.dataplane.sysctl import apply_conntrack, check_forwarding
+from pointsman.dataplane.sysctl import SYSCTL_ROOT, apply_conntrack, check_forwarding
 from pointsman.policy.planner import Planner
 from pointsman.process.clock import SystemClock
+from pointsman.process.exposition import CONTENT_TYPE
 from pointsman.process.http import Response, not_found
 from pointsman.process.listen import Address, parse_address, serve
 from pointsman.process.logs import ProblemLog
@@ -46,7 +48,6 @@ if TYPE_CHECKING:
 __all__ = ["Agent", "AgentOptions", "real_kernel", "run"]
 
 _LOG: Final = logging.getLogger(__name__)
-_METRICS_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 _LONG_START: Final = 60.0
 """Seconds after which a start that still waits for its objects is no start any more: the collector has to work."""
 
@@ -54,16 +55,17 @@ _LONG_START: Final = 60.0
 def run(options: AgentOptions) -> None:
     """Run the agent in the calling thread's network namespace until SIGTERM or SIGINT.
 
-    The kernel keeps the rules when the agent ends, however it ends.
+    The kernel keeps the rules when the agent ends, however it ends; unless ``--clean-up-with`` asks for more.
 
     Raises:
         AgentError: it cannot start or go on.
     """
     check_rights()
+    check_sysctl_root(options.sysctl_root)
     memory.prepare()
     try:
         with claim_node():
-            asyncio.run(Agent(options, real_kernel()).run())
+            asyncio.run(Agent(options, real_kernel(options.sysctl_root)).run())
     except SourceError as error:
         raise AgentError(str(error)) from error
     except ExceptionGroup as group:
@@ -107,10 +109,16 @@ class Agent:
         self._state = self._remember(options.state_dir) if options.state_dir is not None else None
         self._mode = ""
         self._stop = asyncio.Event()
+        self._terminated = False
 
     def stop(self) -> None:
         """End `run`; the kernel keeps its rules."""
         self._stop.set()
+
+    def terminate(self) -> None:
+        """End `run` as SIGTERM does; an agent that is uninstalled takes its rules along."""
+        self._terminated = True
+        self.stop()
 
     async def run(self) -> None:
         """Run all parts until SIGTERM, SIGINT or `stop`.
@@ -119,21 +127,26 @@ class Agent:
             AgentError: the kernel cannot do what is needed.
             ExceptionGroup: a part failed; all others were stopped.
         """
-        for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, self.stop)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self.terminate)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGINT, self.stop)
         asyncio.get_running_loop().call_later(_LONG_START, gc.enable)
         inside = Inside(self._loop, self._account, self._health, self._problems, self._clock)
         try:
             await self._check_support()
-            async with connected(self._options, inside) as side, asyncio.TaskGroup() as group:
+            async with connected(self._options, inside) as side:
                 self._side = side
-                tasks = [group.create_task(_forever(name, part), name=name) for name, part in self._parts(side)]
-                await self._stop.wait()
-                _LOG.info("stopping; the kernel keeps its rules")
-                for task in tasks:
-                    task.cancel()
+                await self._run_parts(side)
+                verdict = await side.verdict() if self._terminated else None
+                await end(verdict, lambda: self._worker.run(self._syncer.clean_up), self._options.state_dir)
         finally:
             self._worker.close(self._syncer.close)
+
+    async def _run_parts(self, side: Side) -> None:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(_forever(name, part), name=name) for name, part in self._parts(side)]
+            await self._stop.wait()
+            for task in tasks:
+                task.cancel()
 
     def _parts(self, side: Side) -> list[Part]:
         parts: list[Part] = [
@@ -210,7 +223,7 @@ class Agent:
     async def _respond(self, path: str) -> Response:
         match path:
             case "/metrics":
-                return Response(HTTPStatus.OK, await asyncio.to_thread(self._metrics.exposition), _METRICS_TYPE)
+                return Response(HTTPStatus.OK, await asyncio.to_thread(self._metrics.exposition), CONTENT_TYPE)
             case "/proxyMode":
                 return Response(HTTPStatus.OK, self._mode.encode())
             case _:
@@ -235,11 +248,14 @@ def _address(text: str, flag: str) -> Address | None:
         raise AgentError(str(error)) from error
 
 
-def real_kernel() -> Kernel:
-    """Return the way to the kernel of the machine: nftables, connection tracking, /proc/sys."""
+def real_kernel(sysctl_root: Path = SYSCTL_ROOT) -> Kernel:
+    """Return the way to the kernel of the machine: nftables, connection tracking, and its parameters."""
     return Kernel(
         dataplane=NftablesDataplane,
         conntrack=Conntrack,
-        sysctls=lambda config, families: (*apply_conntrack(config.conntrack), *check_forwarding(families)),
+        sysctls=lambda config, families: (
+            *apply_conntrack(config.conntrack, sysctl_root),
+            *check_forwarding(families, sysctl_root),
+        ),
         mode="nftables",
     )

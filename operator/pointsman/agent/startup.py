@@ -7,6 +7,7 @@ import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from pointsman.dataplane.sysctl import SYSCTL_ROOT
 from pointsman.model.parse import parse
 
 if TYPE_CHECKING:
@@ -59,6 +60,19 @@ def claim_node() -> socket.socket:
             raise AgentError("another pointsman agent programs this node; stop it first") from error
         raise AgentError(f"cannot claim this node by a unix socket ({error.strerror})") from error
     return claim
+
+
+def check_sysctl_root(root: Path) -> None:
+    """Make sure that ``--sysctl-root`` names a place like ``/proc/sys``.
+
+    Raises:
+        AgentError: it does not; everything there would count as what the kernel does not have.
+    """
+    if root != SYSCTL_ROOT and not (root / "net" / "core").is_dir():
+        raise AgentError(
+            f"--sysctl-root {root}: has no net/core; name a directory like {SYSCTL_ROOT}, as one at whose `net` the "
+            f"node's {SYSCTL_ROOT}/net is mounted, or leave the option out"
+        )
 
 
 def read_config(file: Path) -> NodeConfiguration:

@@ -96,6 +96,16 @@ def save(directory: Path, node_proxy: NodeProxy) -> None:
         os.close(descriptor)
 
 
+def forget(directory: Path) -> None:
+    """Remove what was kept; blocks on the disk.
+
+    Raises:
+        OSError: it cannot be removed.
+    """
+    for name in (FILE_NAME, _DRAFT_NAME):
+        (directory / name).unlink(missing_ok=True)
+
+
 def without_status(node_proxy: NodeProxy) -> NodeProxy:
     """Leave out what is no configuration: two forms that differ in nothing else are then equal."""
     return node_proxy.model_copy(update={"status": NodeProxyStatus()})

@@ -90,6 +90,14 @@ class Syncer:
             facts=self._facts(),
         )
 
+    def clean_up(self) -> None:
+        """Remove everything that is ours from the kernel; nothing may be synced after that.
+
+        Raises:
+            DataplaneError: the kernel refused.
+        """
+        self.dataplane.cleanup()
+
     def close(self) -> None:
         """Release what is open; the kernel keeps what it holds."""
         if self._dataplane is not None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pointsman.agent.health import Health
     from pointsman.agent.loop import SyncLoop
     from pointsman.agent.options import AgentOptions
+    from pointsman.agent.owner import Verdict
     from pointsman.agent.status import Account
     from pointsman.model.problems import Problem
     from pointsman.process.clock import Clock
@@ -69,6 +70,10 @@ class Side(Protocol):
         """Return what has to run besides."""
         ...
 
+    async def verdict(self) -> Verdict | None:
+        """Tell whether the agent ends because Pointsman is uninstalled; None where nobody knows."""
+        ...
+
 
 @asynccontextmanager
 async def connected(options: AgentOptions, inside: Inside) -> AsyncIterator[Side]:
@@ -109,3 +114,6 @@ class FromManifests:
     def parts(self) -> list[Part]:
         """Return nothing."""
         return []
+
+    async def verdict(self) -> None:
+        """Know nothing."""

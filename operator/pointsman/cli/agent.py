@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path  # noqa: TC003 (typer reads the annotations)
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -39,6 +39,17 @@ def command(
     namespace: Annotated[
         str, typer.Option(metavar="NAME", help="Namespace of the agents' Leases.")
     ] = "pointsman-system",
+    clean_up_with: Annotated[
+        str,
+        typer.Option(
+            metavar="DAEMONSET",
+            help="DaemonSet of this agent, in --namespace: stopped because that is deleted, it removes its rules.",
+        ),
+    ] = "",
+    sysctl_root: Annotated[
+        Path,
+        typer.Option(metavar="DIR", help="Where the kernel's parameters are; in a container /proc/sys is read-only."),
+    ] = Path("/proc/sys"),
     healthz_address: Annotated[
         str, typer.Option(metavar="IP:PORT", help="Where /healthz and /livez answer; '' for nowhere.")
     ] = "0.0.0.0:10256",
@@ -57,9 +68,22 @@ def command(
     from pointsman.process.logs import configure  # noqa: PLC0415 (`pointsman --help` needs none of it)
 
     source = _source(manifests, kubeconfig, context, server, in_cluster=in_cluster)
+    if clean_up_with and manifests is not None:
+        raise typer.BadParameter("--clean-up-with asks an API server; leave it out with --manifests")
     configure(log_format, verbose=verbose)
+    options = AgentOptions(
+        source=source,
+        node_name=node_name,
+        config=config,
+        healthz_address=healthz_address,
+        metrics_address=metrics_address,
+        state_dir=state_dir,
+        namespace=namespace,
+        clean_up_with=clean_up_with,
+        sysctl_root=sysctl_root,
+    )
     try:
-        run(AgentOptions(source, node_name, config, healthz_address, metrics_address, state_dir, namespace))
+        run(options)
     except AgentError as error:
         typer.echo(f"pointsman agent: {error}", err=True)
         raise typer.Exit(1) from error

@@ -20,14 +20,15 @@ if TYPE_CHECKING:
     from pointsman.api.proxyconfig import Conntrack
     from pointsman.model.plan import Family
 
-_PROC: Final = Path("/proc/sys")
+SYSCTL_ROOT: Final = Path("/proc/sys")
+"""Where the kernel's parameters are, unless a container has a better place: its own /proc/sys is read-only."""
 _PREFIX: Final = "net.netfilter.nf_conntrack_"
 _ENTRIES_FOR_EACH_BUCKET: Final = 4  # the kernel's own measure (nf_conntrack_init_start), and kube-proxy's
 _FORWARDING: Final[Mapping[Family, str]] = {4: "net.ipv4.ip_forward", 6: "net.ipv6.conf.all.forwarding"}
 _MODULE_REMEDY: Final = "load the kernel module nf_conntrack, or take the field out of the ProxyConfig"
 
 
-def apply_conntrack(settings: Conntrack, root: Path = _PROC, *, cores: int | None = None) -> tuple[Problem, ...]:
+def apply_conntrack(settings: Conntrack, root: Path = SYSCTL_ROOT, *, cores: int | None = None) -> tuple[Problem, ...]:
     """Set the parameters of connection tracking that `settings` names; a value that is right is not written again.
 
     As kube-proxy does: ``nf_conntrack_max`` is the larger of ``maxPerCore`` times the cores and ``min``; 0 leaves the
@@ -50,7 +51,7 @@ def apply_conntrack(settings: Conntrack, root: Path = _PROC, *, cores: int | Non
     return tuple(problems)
 
 
-def check_forwarding(families: Collection[Family] = (4, 6), root: Path = _PROC) -> tuple[Problem, ...]:
+def check_forwarding(families: Collection[Family] = (4, 6), root: Path = SYSCTL_ROOT) -> tuple[Problem, ...]:
     """Report IP families that the node does not forward: connections of pods and of other machines then go nowhere.
 
     It is not switched on here: in nftables mode kube-proxy leaves that to whoever set the node up as well. A family
@@ -119,7 +120,7 @@ def _remedy(name: str, value: int, error: OSError) -> str:
     if error.errno == errno.ENOENT:
         return _MODULE_REMEDY
     if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
-        return f"run `sysctl -w {name}={value}` on the node, or let the agent write to /proc/sys (privileged)"
+        return f"run `sysctl -w {name}={value}` on the node, or let the agent write there (--sysctl-root)"
     return "use a value that the kernel takes, or take the field out of the ProxyConfig"
 
 
