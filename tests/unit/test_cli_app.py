@@ -48,7 +48,7 @@ def test_the_version_is_printed() -> None:
 
 def test_the_help_names_every_command() -> None:
     output = CliRunner().invoke(app, ["--help"]).output
-    for command in ("agent", "render", "explain", "lab", "cleanup"):
+    for command in ("agent", "operator", "render", "explain", "lab", "cleanup", "crds", "uninstall"):
         assert command in output
 
 

@@ -1,4 +1,4 @@
-"""The options that say which API server, and as whom; the same for the agent and the operator."""
+"""The options that say which API server, and as whom; the same for all that speak to one."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ Context = Annotated[
 Server = Annotated[
     str | None, typer.Option(metavar="URL", help="Address of the API server, in place of the configured one.")
 ]
+
+Timeout = Annotated[float, typer.Option(metavar="SECONDS", min=1, help="Seconds after which to give up.")]
 
 
 def access_of(kubeconfig: Path | None, context: str | None, server: str | None, *, in_cluster: bool) -> Access:

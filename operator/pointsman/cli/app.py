@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from pointsman import __version__
-from pointsman.cli import agent, cleanup, explain, lab, operator, render
+from pointsman.cli import agent, cleanup, crds, explain, lab, operator, render, uninstall
 
 app = typer.Typer(
     name="pointsman",
@@ -23,6 +23,8 @@ app.command("render")(render.command)
 app.command("explain")(explain.command)
 app.command("lab")(lab.command)
 app.command("cleanup")(cleanup.command)
+app.command("crds")(crds.command)
+app.command("uninstall")(uninstall.command)
 
 
 def _print_version(wanted: bool) -> None:  # noqa: FBT001 (typer calls it so)
