@@ -1,0 +1,77 @@
+"""`values.schema.json` from the typed values: what Helm refuses, by name, before it renders anything.
+
+JSON Schema draft 7 without references, as every Helm of today reads it.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, Final
+
+from pointsman.api.chart_values import Values
+from pointsman.api.proxyconfig import ProxyConfigSpec
+from pointsman.api.schema import plain_text, structural
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+Schema = dict[str, Any]
+
+_DROPPED: Final = ("title", "default", "$defs")
+_SUBCHART: Final = {
+    "global": {"type": "object", "description": "What a chart around this one shares with its charts; not used."},
+    "enabled": {"type": "boolean", "description": "For the `condition` of a chart around this one; not used."},
+}
+"""What Helm or a chart around this one may put beside our values."""
+
+
+def schema_file() -> str:
+    """Return the text of `values.schema.json`."""
+    return json.dumps(values_schema(), indent=2, ensure_ascii=False) + "\n"
+
+
+def values_schema() -> Schema:
+    """Return the schema as plain data."""
+    described = Values.model_json_schema(mode="validation")
+    schema = _inlined(described, described.get("$defs", {}))
+    spec = schema["properties"]["proxyConfig"]["properties"]["spec"]
+    schema["properties"]["proxyConfig"]["properties"]["spec"] = {
+        **_closed(structural(ProxyConfigSpec, defaults=False)),
+        "description": spec["description"],
+    }
+    schema["properties"] |= _SUBCHART
+    return {"$schema": "http://json-schema.org/draft-07/schema#", "title": "Values of the chart pointsman", **schema}
+
+
+def _inlined(node: Schema, parts: Mapping[str, Schema]) -> Schema:
+    """Put what is referred to in the place of the reference; a default is in `values.yaml`."""
+    if "$ref" in node:
+        node = {**parts[node["$ref"].rpartition("/")[2]], **{key: node[key] for key in node if key != "$ref"}}
+    return {key: _inlined_value(key, value, parts) for key, value in node.items() if key not in _DROPPED}
+
+
+def _inlined_value(key: str, value: Any, parts: Mapping[str, Schema]) -> Any:  # noqa: ANN401 (whatever a schema has)
+    match key:
+        case "properties":
+            return {name: _inlined(field, parts) for name, field in value.items()}
+        case "anyOf":
+            return [_inlined(option, parts) for option in value]
+        case "items" | "additionalProperties" if isinstance(value, dict):
+            return _inlined(value, parts)
+        case "description":
+            return plain_text(value)
+        case _:
+            return value
+
+
+def _closed(node: Schema) -> Schema:
+    """Rewrite a schema of the API server's for Helm: no rules, and no field that is not there."""
+    written = {key: value for key, value in node.items() if not key.startswith("x-kubernetes-")}
+    if "x-kubernetes-int-or-string" in node:
+        written["type"] = ["integer", "string"]
+    if "properties" in node:
+        written["properties"] = {name: _closed(field) for name, field in node["properties"].items()}
+        written["additionalProperties"] = False
+    if "items" in node:
+        written["items"] = _closed(node["items"])
+    return written
