@@ -18,13 +18,14 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from pointsman.lab import namespaces
+from pointsman.lab import cgroups, namespaces
 from pointsman.lab.namespaces import LabError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _KEPT: Final = "kept.json"
+_DATA: Final = Path("/var/tmp/pointsman-lab")  # noqa: S108 (made by root alone, and by its mode closed to others)
 _PATIENCE: Final = 3.0
 """Seconds that a process gets to end after SIGTERM."""
 
@@ -68,6 +69,11 @@ def make(prefix: str) -> Path:
     return path
 
 
+def data(prefix: str) -> Path:
+    """Return the directory for what is too much for a file system in memory; it need not be there."""
+    return _DATA / prefix
+
+
 def process(pid: int) -> KeptProcess:
     """Describe a running process.
 
@@ -99,15 +105,16 @@ def remove(lab: Kept) -> None:
                 os.kill(member.pid, number)
         _wait_for(ours)
     namespaces.sweep(lab.prefix)
+    cgroups.sweep(cgroups.name_of(lab.prefix))
     forget(lab.prefix)
 
 
 def forget(prefix: str) -> None:
     """Remove the files of a lab."""
-    root = home()
-    shutil.rmtree(root / prefix, ignore_errors=True)
-    with contextlib.suppress(OSError):  # other labs have files there
-        root.rmdir()
+    for root in (home(), _DATA):
+        shutil.rmtree(root / prefix, ignore_errors=True)
+        with contextlib.suppress(OSError):  # other labs have files there
+            root.rmdir()
 
 
 def sweep() -> list[str]:
@@ -121,6 +128,7 @@ def sweep() -> list[str]:
     for prefix in gone:
         namespaces.sweep(prefix)
     for prefix in {*gone, *_orphaned_files()} - spared:
+        cgroups.sweep(cgroups.name_of(prefix))
         forget(prefix)
     return gone
 

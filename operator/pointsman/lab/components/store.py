@@ -59,14 +59,17 @@ def digest(file: Path) -> str:
 
 
 @contextlib.contextmanager
-def locked() -> Iterator[bool]:
-    """Hold the store for one build at a time.
+def locked(name: str = "components") -> Iterator[bool]:
+    """Hold a part of the cache for one build at a time.
+
+    Args:
+        name: of the part; programs and images do not wait for each other.
 
     Yields:
         Whether another build had to be waited for.
     """
     home().mkdir(parents=True, exist_ok=True)
-    with (home() / "lock").open("w") as file:
+    with (home() / f"{name}.lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             waited = False

@@ -51,10 +51,14 @@ class Settings(msgspec.Struct, frozen=True):
     Attributes:
         service_cidr: addresses of Services.
         node_port_range: what the API server itself allows.
+        controllers: which of them run; ``*`` is all that run by default.
+        audit: write down who asked for what, in ``logs/audit.log``.
     """
 
     service_cidr: str = "10.96.0.0/12"
     node_port_range: str = WIDE_RANGE
+    controllers: tuple[str, ...] = CONTROLLERS
+    audit: bool = False
 
 
 def etcd(program: Path, files: Path) -> list[str]:
@@ -79,6 +83,7 @@ def etcd(program: Path, files: Path) -> list[str]:
 def kube_apiserver(program: Path, files: Path, settings: Settings) -> list[str]:
     """Return the command of the API server."""
     keys = f"{files}/pki"
+    audit = {"audit-policy-file": f"{files}/audit.yaml", "audit-log-path": f"{files}/logs/audit.log"}
     return _command(
         program,
         {
@@ -90,7 +95,12 @@ def kube_apiserver(program: Path, files: Path, settings: Settings) -> list[str]:
             "tls-cert-file": f"{keys}/server.crt",
             "tls-private-key-file": f"{keys}/server.key",
             "client-ca-file": f"{keys}/ca.crt",
-            "authorization-mode": "RBAC",
+            "authorization-mode": "Node,RBAC",
+            "enable-admission-plugins": "NodeRestriction",
+            # How it proves itself to kubelets, for logs and exec.
+            "kubelet-client-certificate": f"{keys}/admin.crt",
+            "kubelet-client-key": f"{keys}/admin.key",
+            "kubelet-preferred-address-types": "InternalIP",
             "service-account-issuer": "https://kubernetes.default.svc",
             "service-account-key-file": f"{keys}/tokens.crt",
             "service-account-signing-key-file": f"{keys}/tokens.key",
@@ -100,8 +110,36 @@ def kube_apiserver(program: Path, files: Path, settings: Settings) -> list[str]:
             "enable-aggregator-routing": "true",
             "allow-privileged": "true",
             "profiling": "false",
+            **(audit if settings.audit else {}),
         },
     )
+
+
+def kube_scheduler(program: Path, files: Path) -> list[str]:
+    """Return the command of the scheduler."""
+    kubeconfig = f"{files}/scheduler.kubeconfig"
+    return _command(
+        program,
+        {
+            "kubeconfig": kubeconfig,
+            "authentication-kubeconfig": kubeconfig,
+            "authorization-kubeconfig": kubeconfig,
+            "bind-address": "127.0.0.1",
+            "cert-dir": f"{files}/pki",
+            "leader-elect": "false",
+        },
+    )
+
+
+AUDIT_POLICY: Final = """apiVersion: audit.k8s.io/v1
+kind: Policy
+omitStages: [RequestReceived]
+rules:
+- level: None
+  nonResourceURLs: ["/*"]
+- level: Metadata
+"""
+"""Who asked for which resource; not what was said."""
 
 
 def kube_controller_manager(program: Path, files: Path, settings: Settings) -> list[str]:
@@ -117,7 +155,7 @@ def kube_controller_manager(program: Path, files: Path, settings: Settings) -> l
             "secure-port": str(_CONTROLLERS_PORT),
             "cert-dir": keys,
             "leader-elect": "false",
-            "controllers": ",".join(CONTROLLERS),
+            "controllers": ",".join(settings.controllers),
             "root-ca-file": f"{keys}/ca.crt",
             "service-account-private-key-file": f"{keys}/tokens.key",
             "service-cluster-ip-range": settings.service_cidr,

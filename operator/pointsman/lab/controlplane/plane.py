@@ -76,6 +76,7 @@ class ControlPlane:
         try:
             for name in ("logs", "pki", "tokens"):
                 (self.files / name).mkdir()
+            (self.files / "audit.yaml").write_text(commands.AUDIT_POLICY, "utf-8")
             host = self.network.client("control-plane", commands.ADDRESS)
             self.network.build()
             self.namespace: Namespace = host.namespace

@@ -1,0 +1,4 @@
+# What holds a Pod's namespaces open.
+FROM scratch
+COPY busybox /busybox
+ENTRYPOINT ["/busybox", "sleep", "2147483647"]
