@@ -4,10 +4,10 @@
 .DEFAULT_GOAL := help
 PYTHON := .venv/bin/python
 
-.PHONY: help setup lab cluster test bench format lint docs lock clean
+.PHONY: help setup lab cluster test bench bench-cluster format lint docs lock clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 22
 
 setup: ## install Debian packages and .venv, where they are missing
 	@scripts/setup
@@ -24,6 +24,9 @@ test: setup ## every check: ruff, mypy, import-linter, unit, kernel and control-
 bench: setup ## measure speed and memory; prints a table, writes bench-results.json
 	@$(PYTHON) tests/benchmarks $(ARGS)
 
+bench-cluster: setup ## measure the agent beside kube-proxy on a real API server; writes bench-cluster-results.json
+	@$(PYTHON) tests/benchmarks/bench_cluster.py $(ARGS)
+
 format: setup ## format the code and mend what ruff can mend
 	@.venv/bin/ruff check --fix-only --quiet .
 	@.venv/bin/ruff format .
@@ -31,14 +34,15 @@ format: setup ## format the code and mend what ruff can mend
 lint: setup ## the checks of `make test` without the tests
 	@scripts/check
 
-docs: setup ## write docs/configuration.md and crds/ anew from the typed model
+docs: setup ## write docs/configuration.md, crds/ and the chart's made files anew from the typed model
 	@$(PYTHON) -m pointsman.api.reference --write
 	@$(PYTHON) -m pointsman.api.crds --write
+	@$(PYTHON) -m pointsman.api.chart --write
 
 lock: setup ## renew requirements-dev.lock from pyproject.toml
 	@scripts/lock $(ARGS)
 
 clean: ## remove .venv and everything else that was made here
-	@rm -rf .venv build dist bench-results.json
+	@rm -rf .venv build dist bench-results.json bench-cluster-results.json
 	@rm -rf .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	@find operator tests -name __pycache__ -prune -exec rm -rf {} +

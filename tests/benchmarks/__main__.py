@@ -9,13 +9,12 @@ from __future__ import annotations
 import argparse
 import functools
 import json
-import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import inside
 import report
 from report import Result
 from rich.console import Console
@@ -25,15 +24,11 @@ from rows import BY_NAME, ROWS, Row
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# Where `ip` keeps the names of namespaces, and loopback: both are this process's own.
-_INSIDE = 'mount -t tmpfs tmpfs /run && ip link set lo up && exec "$@"'
-_SYSTEM_PATH = "/usr/local/sbin:/usr/sbin:/sbin"
-
 
 def main() -> int:
     """Measure what the command line asks for."""
     options = _options()
-    os.environ["PATH"] += os.pathsep + _SYSTEM_PATH
+    inside.find_system_programs()
     if options.measure:
         json.dump(BY_NAME[options.measure].run(options.quick), sys.stdout)
         return 0
@@ -92,10 +87,7 @@ def _measure(row: Row, repeats: int, *, quick: bool, done: Callable[[], object])
 
 
 def _command(row: Row, *, quick: bool) -> list[str]:
-    user = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
-    unshare = shutil.which("unshare") or "unshare"
-    inside = ["sh", "-c", _INSIDE, "sh", sys.executable, str(Path(__file__).parent)]
-    return [unshare, *user, "--mount", "--net", "--", *inside, "--measure", row.name, *(["--quick"] if quick else [])]
+    return inside.command(Path(__file__).parent, "--measure", row.name, *(["--quick"] if quick else []))
 
 
 if __name__ == "__main__":

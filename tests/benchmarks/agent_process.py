@@ -8,12 +8,13 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
+import usage
 from objects import NODE_NAME
 
 if TYPE_CHECKING:
+    from pathlib import Path
     from types import TracebackType
 
 _PORT: Final = 10256
@@ -57,9 +58,7 @@ class AgentProcess:
     def memory(self) -> tuple[float, float]:
         """Return MiB of resident memory, now and at its highest."""
         time.sleep(0.5)  # what the agent gives back after its first sync is given back by then
-        text = Path("/proc", str(self._process.pid), "status").read_text("ascii")
-        now, highest = (int(re.findall(rf"{field}:\s+(\d+) kB", text)[0]) / 1024 for field in ("VmRSS", "VmHWM"))
-        return now, highest
+        return usage.memory(self._process.pid)
 
     def first_sync(self) -> tuple[float, int, int]:
         """Return what the agent logged of its first sync: seconds, elements added, elements removed."""

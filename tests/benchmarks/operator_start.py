@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import re
-import subprocess
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+
+import usage
+from side_by_side.seed import wait_until_listed
 
 from pointsman.api import crds, permissions
 from pointsman.lab.controlplane import documents, etcd
@@ -44,7 +45,8 @@ def start(services: int, endpoints: int) -> dict[str, float]:
         # The controllers would look at every Service, and take the cores that are measured.
         plane.controllers.kill()
         etcd.put_all(plane.namespace, _objects(services, endpoints))
-        _wait_for(plane, services)
+        wait_until_listed(plane, "/api/v1/namespaces/default/services", services + 1)  # the Service `kubernetes`, too
+        time.sleep(1)
         operators.start()
         (operator,) = operators.replicas
         operator.stop()
@@ -54,9 +56,9 @@ def start(services: int, endpoints: int) -> dict[str, float]:
         operator.start()
         operator.wait_until_ready()
         seconds = time.perf_counter() - begun
-        cpu = _cpu(operator)
+        cpu = usage.cpu_seconds(operator.daemon.pid)
         time.sleep(_SETTLE)
-        now, highest = _memory(operator)
+        now, highest = usage.memory(operator.daemon.pid)
         _check(operator, services)
     return {"seconds": seconds, "CPU seconds": cpu, "MiB": now, "MiB peak": highest}
 
@@ -112,29 +114,6 @@ def _slice(name: str, number: int, endpoints: int) -> dict[str, Any]:
             for each in range(endpoints)
         ],
     }
-
-
-def _wait_for(plane: ControlPlane, services: int) -> None:
-    """Wait until the API server tells of everything, and its cache has come to rest."""
-    while True:
-        page = plane.api.get("/api/v1/namespaces/default/services", {"limit": "1", "resourceVersion": "0"})
-        found = page["metadata"].get("remainingItemCount", 0) + len(page["items"])
-        if found > services:
-            break
-        time.sleep(0.2)
-    time.sleep(1)
-
-
-def _cpu(operator: Operator) -> float:
-    fields = Path(f"/proc/{operator.daemon.pid}/stat").read_text("ascii").rpartition(")")[2].split()
-    ticks = int(subprocess.check_output(["getconf", "CLK_TCK"], text=True))
-    return (int(fields[11]) + int(fields[12])) / ticks
-
-
-def _memory(operator: Operator) -> tuple[float, float]:
-    text = Path(f"/proc/{operator.daemon.pid}/status").read_text("ascii")
-    now, highest = (int(re.findall(rf"{field}:\s+(\d+) kB", text)[0]) / 1024 for field in ("VmRSS", "VmHWM"))
-    return now, highest
 
 
 def _check(operator: Operator, services: int) -> None:

@@ -94,13 +94,14 @@ class Daemon:
             self._process.returncode = 0
         return pid
 
-    def wait_until(self, done: Callable[[], bool], problem: str, *, patience: float) -> None:
+    def wait_until(self, done: Callable[[], bool], problem: str, *, patience: float, pause: float = _PAUSE) -> None:
         """Wait until it has done something.
 
         Args:
             done: tells whether it has.
             problem: what to say of it when it has not: ``is not ready``.
             patience: seconds.
+            pause: seconds between two looks.
 
         Raises:
             LabError: it ended, or it has not done so in time; the message holds the end of its log.
@@ -111,7 +112,7 @@ class Daemon:
             if ended or time.monotonic() > deadline:
                 status = self._process.returncode if self._process else None
                 raise self.failed(f"ended with status {status}" if ended else f"{problem} after {patience:g} s")
-            time.sleep(_PAUSE)
+            time.sleep(pause)
 
     def failed(self, what: str) -> LabError:
         """Make an error that says what is wrong with it, and how its log ends."""
