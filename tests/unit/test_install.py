@@ -140,7 +140,7 @@ def test_an_api_server_that_is_away_is_waited_for_and_told_once(scene: Scene) ->
     scene.api.fault = Unreachable("connection refused")
     scene.clock.script = {5.0: come_back, 6.0: scene.api.establish}
     scene.apply()
-    assert scene.said[0] == "the API server is away: connection refused; trying again"
+    assert scene.said[0] == "the API server is not ready: connection refused; trying again"
     assert scene.said[1].startswith("applied")
     assert scene.clock.now == 106.0
 
@@ -148,7 +148,7 @@ def test_an_api_server_that_is_away_is_waited_for_and_told_once(scene: Scene) ->
 @pytest.mark.parametrize("fault", [Unreachable("refused"), ApiError(503, "", "starting"), ApiError(429, "", "busy")])
 def test_it_gives_up_in_the_end(scene: Scene, fault: Exception) -> None:
     scene.api.fault = fault
-    with pytest.raises(InstallError, match=r"away: .*; gave up after 20 s: .*--server.*--timeout"):
+    with pytest.raises(InstallError, match=r"not ready: .*; gave up after 20 s: .*--server.*--timeout"):
         scene.apply()
     assert scene.clock.now == 120.0
 
@@ -162,12 +162,24 @@ def test_it_gives_up_in_the_end(scene: Scene, fault: Exception) -> None:
         (ApiError(404, "NotFound", "nothing"), "has no customresourcedefinitions.apiextensions.k8s.io (nothing (404))"),
     ],
 )
-def test_a_refusal_is_told_at_once(scene: Scene, fault: ApiError, words: str) -> None:
+def test_a_refusal_is_told(scene: Scene, fault: ApiError, words: str) -> None:
     scene.api.fault = fault
     with pytest.raises(InstallError) as raised:
         scene.apply()
     assert words in str(raised.value)
-    assert scene.clock.now == 100.0
+    learns = fault.status in (401, 403)
+    assert scene.clock.now == (105.0 if learns else 100.0), "who is asked may learn of a role in a moment"
+
+
+def test_an_api_server_that_has_just_started_learns_who_may_do_what(scene: Scene) -> None:
+    def let() -> None:
+        scene.api.fault = None
+        scene.clock.script[4.0] = scene.api.establish
+
+    scene.api.fault = ApiError(403, "Forbidden", "no")
+    scene.clock.script[3.0] = let
+    scene.apply()
+    assert scene.clock.now == 104.0
 
 
 def test_a_definition_that_is_never_served_is_named(scene: Scene) -> None:

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 _PASSING: Final = frozenset({429, 500, 502, 503, 504})
 """Of an API server that starts, ends or has too much to do, and of a load balancer before it."""
+_UNKNOWN: Final = frozenset({401, 403})
+"""Of an API server that has just started, too, or to which the rights have come just now: it knows no roles yet."""
+_LEARNS: Final = 5.0
+"""Seconds in which it gets to know them."""
 _PAUSE: Final = 1.0
 """Seconds from one try to the next."""
 _ONE_TRY: Final = 10.0
@@ -65,6 +69,7 @@ class Patience:
         self._end = clock.monotonic() + seconds
         self._say = say
         self._said = ""
+        self._refused_at: float | None = None
         self._never = asyncio.Event()
 
     @property
@@ -94,24 +99,32 @@ class Patience:
             except ApiError as error:
                 if error.status == HTTPStatus.NOT_FOUND:
                     raise
-                trouble = str(error)
-                if error.status not in _PASSING:
+                if not self._passes(error.status):
                     raise InstallError(_refusal(error, permission)) from error
-            except Unreachable as error:
                 trouble = str(error)
-            except TimeoutError:
-                trouble = f"no answer within {_ONE_TRY:g} s"
+            except (Unreachable, TimeoutError) as error:
+                self._refused_at = None
+                trouble = str(error) or f"no answer within {_ONE_TRY:g} s"
             await self._wait_for_better_times(trouble)
+
+    def _passes(self, status: int) -> bool:
+        """Tell whether to ask again after an answer of this HTTP status."""
+        if status not in _UNKNOWN:
+            self._refused_at = None
+            return status in _PASSING
+        now = self._clock.monotonic()
+        self._refused_at = now if self._refused_at is None else self._refused_at
+        return now - self._refused_at < _LEARNS and not self.is_over
 
     async def _wait_for_better_times(self, trouble: str) -> None:
         if self.is_over:
             raise InstallError(
-                f"the API server is away: {trouble}; gave up after {self.seconds:g} s: give an address of it that "
+                f"the API server is not ready: {trouble}; gave up after {self.seconds:g} s: give an address of it that "
                 "answers (--server), or more time (--timeout)"
             )
         if trouble != self._said:
             self._said = trouble
-            self._say(f"the API server is away: {trouble}; trying again")
+            self._say(f"the API server is not ready: {trouble}; trying again")
         await self.pause()
 
 
