@@ -70,8 +70,19 @@ def _closed(node: Schema) -> Schema:
     if "x-kubernetes-int-or-string" in node:
         written["type"] = ["integer", "string"]
     if "properties" in node:
-        written["properties"] = {name: _closed(field) for name, field in node["properties"].items()}
+        needed = node.get("required", ())
+        written["properties"] = {
+            name: _closed(field) if name in needed else _nullable(_closed(field))
+            for name, field in node["properties"].items()
+        }
         written["additionalProperties"] = False
     if "items" in node:
         written["items"] = _closed(node["items"])
     return written
+
+
+def _nullable(node: Schema) -> Schema:
+    """Let a field be null, which is as good as absent; so it is unset on a command line."""
+    kinds = node["type"] if isinstance(node["type"], list) else [node["type"]]
+    choices = {"enum": [*node["enum"], None]} if "enum" in node else {}
+    return {**node, "type": [*kinds, "null"], **choices}

@@ -1,0 +1,292 @@
+"""Values: each has an effect, and wrong ones are refused by name."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+import yaml
+
+from pointsman.api.chart_pages import entries
+from pointsman.api.chart_parts import Piece, Resources
+from pointsman.api.chart_values import Values
+from support.bad_proxyconfigs import GOOD
+from support.charts import CHART, HOST, NAMESPACE, with_value
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from support.charts import Chart, Document, Rendered
+
+EVERYTHING: Final = {
+    **HOST,
+    "agent": {"fallbackConfig": True},
+    "webhook": {"certificates": "certManager", "certManager": {"issuerRef": {"name": "ours"}}},
+    "networkPolicy": {"enabled": True},
+    "metrics": {"serviceMonitor": {"enabled": True}, "dashboard": {"enabled": True}},
+}
+"""Every switch is on."""
+
+SINGULAR: Final = {
+    "apiServer.host": "192.0.2.11",
+    "image.digest": f"sha256:{'0' * 64}",
+    "image.pullPolicy": "Always",
+    "image.pullSecrets": ["registry"],
+    "logFormat": "json",
+    "proxyConfig.spec": {"mode": "nftables"},
+    "agent.onUninstall": "keep",
+    "agent.stateDir": "/var/lib/elsewhere",
+    "agent.tolerations": [],
+    "operator.tolerations": [],
+    "operator.topologySpreadConstraints": [],
+    "webhook.failurePolicy": "Fail",
+    "webhook.certificates": "secret",
+    "webhook.certManager.issuerRef": {"name": "theirs"},
+    "networkPolicy.apiServerCIDRs": ["192.0.2.0/24"],
+    "metrics.bindAddress": "192.0.2.1",
+    "metrics.serviceMonitor.metricRelabelings": [{"action": "labeldrop", "regex": "x"}],
+}
+"""Another value, where one cannot be made up."""
+
+
+def leaves(piece: Piece, above: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield each value by its path."""
+    for name, value, _ in entries(piece):
+        path = f"{above}{name}"
+        if isinstance(value, Piece) and not isinstance(value, Resources):
+            yield from leaves(value, f"{path}.")
+        else:
+            yield path, value
+
+
+LEAVES: Final = dict(leaves(Values()))
+ON: Final = {
+    "agent.fallbackConfig",
+    "networkPolicy.enabled",
+    "metrics.serviceMonitor.enabled",
+    "metrics.dashboard.enabled",
+}
+"""Switches that are off unless `EVERYTHING` is on."""
+
+
+def another(path: str) -> object:
+    """Return a value that is not the one in `EVERYTHING`."""
+    if path in SINGULAR:
+        return SINGULAR[path]
+    if path.endswith("Args"):
+        return ["--other"]
+    value = LEAVES[path]
+    if isinstance(value, bool):
+        return path not in ON and not value
+    made_up: dict[type, object] = {
+        int: 29,
+        str: f"{value}x",
+        list: [{"name": "OTHER", "value": "x"}],
+        dict: {"other": "x"},
+        Resources: {"requests": {"cpu": "77m"}},
+    }
+    return made_up[type(value)]
+
+
+@pytest.fixture(scope="module")
+def everything(chart: Chart) -> Rendered:
+    return chart.render(EVERYTHING)
+
+
+@pytest.mark.parametrize("path", LEAVES)
+def test_every_value_has_an_effect(chart: Chart, everything: Rendered, path: str) -> None:
+    changed = chart.render(with_value(path, another(path), EVERYTHING))
+    assert changed.documents != everything.documents
+
+
+def test_the_defaults_may_be_given_as_values(chart: Chart) -> None:
+    values = yaml.safe_load((CHART / "values.yaml").read_text("utf-8"))
+    assert chart.render({**values, **HOST}).text == chart.render().text
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "said"),
+    [
+        ("agnet.x", 1, "additional properties 'agnet' not allowed"),
+        ("agent.sysctl", True, "at '/agent': additional properties 'sysctl' not allowed"),
+        ("agent.resources.request", {}, "at '/agent/resources': additional properties 'request' not allowed"),
+        ("agent.sysctls", "yes", "at '/agent/sysctls': got string, want boolean"),
+        ("agent.onUninstall", "remove", "at '/agent/onUninstall': value must be one of 'clean', 'keep'"),
+        ("agent.stateDir", "pointsman", "at '/agent/stateDir'"),
+        ("agent.maxUnavailable", "0%", "at '/agent/maxUnavailable'"),
+        ("agent.maxUnavailable", 0, "at '/agent/maxUnavailable'"),
+        ("operator.replicas", -1, "at '/operator/replicas': minimum: got -1, want 0"),
+        ("operator.extraArgs", "--verbose", "at '/operator/extraArgs': got string, want array"),
+        ("image.tag", 1.1, "at '/image/tag': got number, want string"),
+        ("image.digest", "0000", "at '/image/digest'"),
+        ("image.repository", "", "at '/image/repository'"),
+        ("webhook.failurePolicy", "ignore", "at '/webhook/failurePolicy': value must be one of 'Ignore', 'Fail'"),
+        ("webhook.timeoutSeconds", 31, "at '/webhook/timeoutSeconds': maximum: got 31, want 30"),
+        ("metrics.port", 70000, "at '/metrics/port'"),
+        ("proxyConfig.spec.mode", "nft", "at '/proxyConfig/spec/mode': value must be one of 'nftables'"),
+        ("proxyConfig.spec.modes", [], "at '/proxyConfig/spec': additional properties 'modes' not allowed"),
+        ("proxyConfig.spec.ipvs", {"strictArp": True}, "additional properties 'strictArp' not allowed"),
+        ("proxyConfig.spec.nodePortRanges", [{}], "at '/proxyConfig/spec/nodePortRanges/0': missing property 'range'"),
+        ("proxyConfig.spec.rollout.maxUnavailable", "0", "at '/proxyConfig/spec/rollout/maxUnavailable'"),
+        ("apiServer.host", "", "apiServer.host is empty: name the address of the API server"),
+        ("apiServer.host", "https://192.0.2.10", 'apiServer.host "https://192.0.2.10" is more than an address'),
+        ("apiServer.host", "192.0.2.10:6443", 'apiServer.host "192.0.2.10:6443" is more than an address'),
+        ("apiServer.host", "[fd00::1]:6443", 'apiServer.host "[fd00::1]:6443" is more than an address'),
+        ("webhook.certificates", "certManager", "webhook.certManager.issuerRef.name is empty"),
+    ],
+)
+def test_bad_values_are_refused_by_name(chart: Chart, path: str, value: object, said: str) -> None:
+    assert said in chart.refusal(with_value(path, value))
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1", "localhost"])
+def test_metrics_on_loopback_are_not_scraped(chart: Chart, address: str) -> None:
+    said = chart.refusal({**HOST, "metrics": {"bindAddress": address, "serviceMonitor": {"enabled": True}}})
+    assert f'metrics.bindAddress "{address}" is loopback, and metrics.serviceMonitor.enabled is true' in said
+
+
+def test_every_good_configuration_is_let_through(chart: Chart) -> None:
+    for spec in GOOD:
+        assert chart.render(with_value("proxyConfig.spec", spec)).one("ProxyConfig")["spec"] == spec
+
+
+def test_set_on_the_command_line(chart: Chart) -> None:
+    options = ("--set", "proxyConfig.spec.scheduler=rr", "--set", "proxyConfig.spec.podCIDRs={10.0.0.0/8,fd00::/48}")
+    rendered = chart.render(HOST, *options, "--set", "image.digest=", "--set", "agent.resources.limits=null")
+    assert rendered.one("ProxyConfig")["spec"] == {"scheduler": "rr", "podCIDRs": ["10.0.0.0/8", "fd00::/48"]}
+    assert set(rendered.agent()["resources"]) == {"requests"}
+
+
+def test_a_chart_around_this_one_may_share_and_switch(chart: Chart) -> None:
+    assert chart.render({**HOST, "global": {"registry": "x"}, "enabled": True}).documents == chart.render().documents
+
+
+def test_the_image(chart: Chart) -> None:
+    named = {**HOST, "image": {"repository": "registry.example.com:5000/pointsman", "tag": "1.10"}}
+    assert chart.render(named).agent()["image"] == "registry.example.com:5000/pointsman:1.10"
+    digest = f"sha256:{'a' * 64}"
+    pinned = chart.render(with_value("image.digest", digest, named))
+    assert pinned.operator()["image"] == f"registry.example.com:5000/pointsman@{digest}"
+
+
+def test_what_is_kept_at_an_uninstall_has_no_hook(chart: Chart) -> None:
+    rendered = chart.render(with_value("agent.onUninstall", "keep"))
+    assert set(rendered.of("Job")) == {"pointsman-crds"}
+    assert "pointsman-uninstaller" not in rendered.text
+    assert not [option for option in rendered.agent()["args"] if option.startswith("--clean-up-with")]
+
+
+def test_without_the_hook_for_custom_resources(chart: Chart) -> None:
+    assert "pointsman-crds" not in chart.render(with_value("crds.upgrade", value=False)).text
+
+
+def test_without_sysctls(chart: Chart) -> None:
+    rendered = chart.render(with_value("agent.sysctls", value=False))
+    assert "/proc/sys" not in rendered.text
+    assert [mount["name"] for mount in rendered.agent()["volumeMounts"]] == ["state"]
+
+
+def test_the_fallback_is_what_the_agent_reads(chart: Chart) -> None:
+    spec = {"podCIDRs": ["10.244.0.0/16"], "scheduler": "rr"}
+    rendered = chart.render({**HOST, "proxyConfig": {"spec": spec, "create": False}, "agent": {"fallbackConfig": True}})
+    assert not rendered.of("ProxyConfig")
+    data = rendered.of("ConfigMap")["pointsman-agent"]["data"]
+    written = yaml.safe_load(data["proxyconfig.yaml"])
+    assert written["spec"] == spec
+    assert written["kind"] == "ProxyConfig"
+    assert "--config=/etc/pointsman/proxyconfig.yaml" in rendered.agent()["args"]
+    assert {"name": "config", "mountPath": "/etc/pointsman", "readOnly": True} in rendered.agent()["volumeMounts"]
+
+
+def test_without_the_webhook(chart: Chart) -> None:
+    rendered = chart.render(with_value("webhook.enabled", value=False, values=EVERYTHING))
+    assert not {"ValidatingWebhookConfiguration", "Certificate"} & {found["kind"] for found in rendered}
+    assert "pointsman-webhook" not in rendered.of("Service")
+    assert "--webhook-address=" in rendered.operator()["args"]
+    assert [port["name"] for port in rendered.operator()["ports"]] == ["healthz"]
+    assert len(rendered.one("NetworkPolicy")["spec"]["ingress"]) == 1
+
+
+def test_the_webhooks_values(chart: Chart) -> None:
+    selector = {"matchLabels": {"judged": "yes"}}
+    webhook = {"failurePolicy": "Fail", "timeoutSeconds": 9, "namespaceSelector": selector}
+    of_services, of_configs = chart.render({**HOST, "webhook": webhook}).one("ValidatingWebhookConfiguration")[
+        "webhooks"
+    ]
+    assert of_services["namespaceSelector"] == selector
+    assert "namespaceSelector" not in of_configs
+    for each in (of_services, of_configs):
+        assert (each["failurePolicy"], each["timeoutSeconds"]) == ("Fail", 9)
+
+
+def test_certificates_of_cert_manager(chart: Chart) -> None:
+    issuer = {"name": "ours", "kind": "ClusterIssuer"}
+    rendered = chart.render({**HOST, "webhook": {"certificates": "certManager", "certManager": {"issuerRef": issuer}}})
+    spec = rendered.one("Certificate")["spec"]
+    assert spec["secretName"] == "pointsman-webhook-tls"
+    assert spec["dnsNames"] == [f"pointsman-webhook.{NAMESPACE}.svc"]
+    assert spec["issuerRef"] == issuer
+    assert "--webhook-certificates=secret" in rendered.operator()["args"]
+
+
+def test_one_replica_has_no_disruption_budget(chart: Chart) -> None:
+    assert not chart.render(with_value("operator.replicas", 1)).of("PodDisruptionBudget")
+    assert not chart.render(with_value("operator.podDisruptionBudget.enabled", value=False)).of("PodDisruptionBudget")
+
+
+def test_the_operator_on_the_hosts_network(chart: Chart) -> None:
+    spec = chart.render(with_value("operator.hostNetwork", value=True)).one("Deployment")["spec"]
+    assert spec["template"]["spec"]["hostNetwork"] is True
+    assert spec["strategy"] == {"rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}}
+
+
+def test_the_network_policy(chart: Chart) -> None:
+    values = {**HOST, "networkPolicy": {"enabled": True, "apiServerCIDRs": ["192.0.2.10/32", "fd00::1/128"]}}
+    spec = chart.render(values).one("NetworkPolicy")["spec"]
+    assert spec["policyTypes"] == ["Ingress"]
+    assert spec["ingress"] == [
+        {"ports": [{"port": 8080}]},
+        {
+            "ports": [{"port": 9443}],
+            "from": [{"ipBlock": {"cidr": "192.0.2.10/32"}}, {"ipBlock": {"cidr": "fd00::1/128"}}],
+        },
+    ]
+
+
+def test_without_the_admission_policy(chart: Chart) -> None:
+    assert "ValidatingAdmissionPolicy" not in chart.render(with_value("admissionPolicy.enabled", value=False)).text
+
+
+def test_metrics_that_are_scraped_answer_on_all_addresses(chart: Chart) -> None:
+    rendered = chart.render(
+        {**HOST, "metrics": {"serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}}}}
+    )
+    assert "--metrics-address=:10249" in rendered.agent()["args"]
+    ports = {"pointsman-agent": 10249, "pointsman-operator": 8080}
+    monitors = rendered.of("ServiceMonitor")
+    assert set(monitors) == set(ports)
+    for name, port in ports.items():
+        service = rendered.of("Service")[name]
+        assert service["spec"]["clusterIP"] == "None"
+        assert service["spec"]["ports"] == [{"name": "metrics", "port": port}]
+        assert monitors[name]["metadata"]["labels"]["release"] == "prometheus"
+        assert found_by(monitors[name], service)
+        assert [endpoint["port"] for endpoint in monitors[name]["spec"]["endpoints"]] == ["metrics"]
+
+
+def found_by(monitor: Document, service: Document) -> bool:
+    wanted = monitor["spec"]["selector"]["matchLabels"].items()
+    return bool(wanted <= service["metadata"]["labels"].items())
+
+
+def test_metrics_on_an_address(chart: Chart) -> None:
+    metrics = {"bindAddress": "fd00::1", "port": 10250}
+    assert "--metrics-address=[fd00::1]:10250" in chart.render({**HOST, "metrics": metrics}).agent()["args"]
+
+
+def test_the_dashboard(chart: Chart) -> None:
+    made = chart.render(with_value("metrics.dashboard.enabled", value=True)).of("ConfigMap")["pointsman-dashboard"]
+    assert made["metadata"]["labels"]["grafana_dashboard"] == "1"
+    committed = json.loads((CHART / "files" / "dashboard.json").read_text("utf-8"))
+    assert json.loads(made["data"]["pointsman.json"]) == committed
