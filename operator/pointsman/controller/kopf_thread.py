@@ -14,6 +14,7 @@ import threading
 from typing import TYPE_CHECKING, Any, Final
 
 import kopf
+from kopf._core.engines.peering import Identity  # a str; Kopf exports it nowhere else
 
 from pointsman.controller import handlers
 
@@ -100,6 +101,9 @@ class KopfThread:
             standalone=True,
             clusterwide=True,
             stop_flag=stop,
+            # Nobody is told it without peering, and to make one up Kopf asks for the name of the process's user, which
+            # has none in a container.
+            identity=Identity("pointsman"),
         )
         return loop.time() - begun
 
