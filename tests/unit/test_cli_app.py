@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import signal
 import socket
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from typer.testing import CliRunner
@@ -16,6 +18,10 @@ from pointsman.cli.app import app
 from pointsman.cli.cleanup import answers
 from pointsman.dataplane.protocol import DataplaneError
 from pointsman.sources.apiserver.access import Access
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import NoReturn
 
 
 class Calls:
@@ -192,3 +198,21 @@ def test_an_empty_node_name_is_refused(calls: Calls, arguments: str) -> None:
     assert result.exit_code == 2
     assert "it is empty" in result.stderr
     assert calls.options == []
+
+
+@pytest.mark.parametrize(("pid", "handled"), [(1, True), (2, False)])
+def test_the_first_process_of_a_container_asks_for_sigterm(
+    monkeypatch: pytest.MonkeyPatch,
+    calls: Calls,
+    pid: int,
+    handled: bool,  # noqa: FBT001 (of the table)
+) -> None:
+    asked: dict[int, Callable[[int, None], NoReturn]] = {}
+    monkeypatch.setattr("pointsman.cli.app.os.getpid", lambda: pid)
+    monkeypatch.setattr("pointsman.cli.app.signal.signal", asked.__setitem__)
+    assert CliRunner().invoke(app, ["agent", "--manifests", "m", "--node-name", "n"]).exit_code == 0
+    assert (signal.SIGTERM in asked) is handled
+    assert len(calls.options) == 1
+    if handled:
+        with pytest.raises(SystemExit, match="143"):
+            asked[signal.SIGTERM](signal.SIGTERM, None)

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import os
+import signal
+from typing import TYPE_CHECKING, Annotated, Final, NoReturn
 
 import typer
 
 from pointsman import __version__
 from pointsman.cli import agent, cleanup, crds, explain, lab, operator, render, uninstall
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+_FIRST: Final = 1
+"""The first process of a container: the kernel keeps signals from it that it does not ask for (pid_namespaces(7))."""
+_SIGNALLED: Final = 128
+"""Plus the signal's number: the exit status of what a signal ended, as a shell says it."""
 
 app = typer.Typer(
     name="pointsman",
@@ -36,8 +46,15 @@ def _print_version(wanted: bool) -> None:  # noqa: FBT001 (typer calls it so)
 @app.callback()
 def options(
     *,
-    version: Annotated[
+    version: Annotated[  # noqa: ARG001 (its callback does it all)
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     """A Kubernetes Service proxy that asks the kernel for less."""
+    if os.getpid() == _FIRST:
+        signal.signal(signal.SIGTERM, _end)
+
+
+def _end(number: int, _frame: FrameType | None) -> NoReturn:
+    """End as a process does that has no handler; agent and operator have their own, once they run."""
+    raise SystemExit(_SIGNALLED + number)
