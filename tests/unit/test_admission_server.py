@@ -78,6 +78,22 @@ def test_reviews_are_answered() -> None:
     run(scenario)
 
 
+def test_reviews_are_counted_by_what_came_of_them() -> None:
+    counted: list[tuple[str, bool]] = []
+
+    def count(kind: str, seconds: float, /, *, allowed: bool) -> None:
+        assert 0 < seconds < 20
+        counted.append((kind, allowed))
+
+    async def scenario(server: Running) -> None:
+        await server.post(review(service(port(80, 58080))))
+        await server.post(review(service(port(80, 30080))))
+        await server.post(b"no review")
+
+    run(scenario, count=count)
+    assert counted == [("Service", False), ("Service", True)]
+
+
 def test_before_the_picture_is_filled_the_failure_policy_decides() -> None:
     async def scenario(server: Running) -> None:
         assert (await server.post(review(service())))[0] == 503

@@ -177,3 +177,15 @@ def test_old_versions_of_tls_are_refused() -> None:
                 await asyncio.open_connection(HOST, port, ssl=context)
 
     asyncio.run(scenario())
+
+
+def test_it_knows_when_what_it_serves_ends() -> None:
+    serving = ServingCertificate()
+    assert serving.end is None
+    credentials = renewed(None, [HOST], NOW)
+    serving.load(credentials)
+    (certificate,) = x509.load_pem_x509_certificates(credentials.certificate)
+    assert serving.end == certificate.not_valid_after_utc
+    with pytest.raises(ssl.SSLError):
+        serving.load(credentials._replace(certificate=b"no certificate"))
+    assert serving.end == certificate.not_valid_after_utc, "it goes on with the one before"

@@ -162,13 +162,19 @@ class Deciding(Ground):
 
     def __init__(self) -> None:
         super().__init__()
-        self.reconciler = Reconciler(self.view, self.writer, lambda: self.leads, self.time, asyncio.Event())
+        self.done: list[bool] = []
+        self.reconciler = Reconciler(
+            self.view, self.writer, lambda: self.leads, self.time, asyncio.Event(), count=self.count
+        )
         document = {"metadata": {"name": "default", "generation": 1}, "spec": {}}
         self.api.put(CONFIG, document)
         self.view.put(Node("n1"), 1, "uid-1")
         self.view.put(ProxyConfig.read(document), 1)
         for kind in ("Node", "ProxyConfig", "NodeProxy"):
             self.view.mark_listed(kind)
+
+    def count(self, *, done: bool) -> None:
+        self.done.append(done)
 
     def turn(self) -> float | None:
         return asyncio.run(self.reconciler.turn())
@@ -178,6 +184,7 @@ def test_a_decision_is_carried_out_and_the_next_one_finds_nothing_to_do() -> Non
     ground = Deciding()
     ground.turn()
     assert [path for _, path in ground.api.writes] == [f"{PROXIES}/n1", CONFIG]
+    assert ground.done == [True, True]
     writes = len(ground.api.writes)
     for _ in range(3):
         ground.turn()

@@ -41,7 +41,8 @@ def command(
         typer.Option(help="Make and renew the webhook's certificates, or wait for somebody else to fill the Secret."),
     ] = "own",
     healthz_address: Annotated[
-        str, typer.Option(metavar="IP:PORT", help="Where /healthz, /livez and /readyz answer; '' for nowhere.")
+        str,
+        typer.Option(metavar="IP:PORT", help="Where /healthz, /livez, /readyz and /metrics answer; '' for nowhere."),
     ] = "0.0.0.0:8080",
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log every decision.")] = False,
     log_format: Annotated[Literal["text", "json"], typer.Option(help="Lines for people, or JSON objects.")] = "text",

@@ -17,7 +17,7 @@ class OperatorOptions(msgspec.Struct, frozen=True):
         webhook_address: ``IP:PORT`` to serve the webhook at; "" for nowhere.
         webhook_hosts: DNS names and addresses that the API server calls the webhook by.
         makes_certificates: make and renew the webhook's certificates; False: somebody else fills the Secret.
-        healthz_address: ``IP:PORT`` for /healthz, /livez and /readyz; "" for nowhere.
+        healthz_address: ``IP:PORT`` for /healthz, /livez, /readyz and /metrics; "" for nowhere.
     """
 
     access: Access

@@ -17,10 +17,12 @@ from pointsman.controller.follow import ServiceFollower
 from pointsman.controller.heartbeats import follow_heartbeats
 from pointsman.controller.kopf_thread import KopfThread
 from pointsman.controller.leader import Leadership
+from pointsman.controller.metrics import Known, OperatorMetrics
 from pointsman.controller.reconciler import Reconciler
 from pointsman.controller.view import View
 from pointsman.controller.writer import Writer
 from pointsman.process.clock import SystemClock
+from pointsman.process.exposition import CONTENT_TYPE
 from pointsman.process.http import Response, not_found
 from pointsman.process.listen import Address, parse_address, serve
 from pointsman.process.logs import ProblemLog
@@ -84,6 +86,7 @@ class Operator:
         self._problems = ProblemLog()
         self._stop = asyncio.Event()
         self._view = View()
+        self._metrics = OperatorMetrics()
         self._link: Link | None = None
 
     @property
@@ -114,7 +117,10 @@ class Operator:
         wake = asyncio.Event()
         leadership = Leadership(client, options.namespace, options.identity, clock, wake.set)
         writer = Writer(client, view, options.identity, clock, lambda: leadership.leads)
-        reconciler = Reconciler(view, writer, lambda: leadership.leads, clock, wake)
+        reconciler = Reconciler(view, writer, lambda: leadership.leads, clock, wake, count=self._metrics.count_write)
+        self._metrics.follow(
+            Known(view.configs, lambda: leadership.leads, lambda: reconciler.decided, lambda: link.outage)
+        )
         census = Census(view, self._problems, wake.set)
         kopf = KopfThread(options.access, census.hear)
         services = ServiceFollower(link, view, wake.set)
@@ -138,7 +144,12 @@ class Operator:
         }
         if self._webhook is not None:
             parts["webhook"] = serve_admission(
-                view, client, self._admission(), is_filled=lambda: self.is_filled, leads=lambda: leadership.leads
+                view,
+                client,
+                self._admission(),
+                is_filled=lambda: self.is_filled,
+                leads=lambda: leadership.leads,
+                metrics=self._metrics,
             )
         if self._healthz is not None:
             parts["health"] = serve(self._answer, self._healthz, "--healthz-address", clock)
@@ -167,7 +178,7 @@ class Operator:
             self._problems.update("services", services.problems)
 
     async def _answer(self, path: str) -> Response:
-        """Answer probes: it lives while it answers, and is ready when its picture is complete."""
+        """Answer probes and scrapes: it lives while it answers, and is ready when its picture is complete."""
         if path == "/livez":
             return Response(HTTPStatus.OK, b"ok\n")
         if path in ("/healthz", "/readyz"):
@@ -175,6 +186,8 @@ class Operator:
                 return Response(HTTPStatus.OK, b"ok\n")
             missing = ", ".join(sorted(_NEEDED - self._view.listed))
             return Response(HTTPStatus.SERVICE_UNAVAILABLE, f"not complete yet: {missing}\n".encode())
+        if path == "/metrics":
+            return Response(HTTPStatus.OK, await asyncio.to_thread(self._metrics.exposition), CONTENT_TYPE)
         return not_found()
 
 

@@ -24,7 +24,7 @@ from pointsman.controller.admission.bundle import (
     secret_document,
     secret_patch,
 )
-from pointsman.controller.admission.certificates import Credentials, end_of, renewed
+from pointsman.controller.admission.certificates import Credentials, renewed
 from pointsman.sources.apiserver.client import ApiError, Unreachable
 from pointsman.sources.protocol import SourceError
 
@@ -113,7 +113,7 @@ class CertificateKeeper:
             self._say(f"Secret {self._namespace}/{WEBHOOK_SECRET} holds no certificate yet: waiting for it")
             return
         if self._serving.load(stored.credentials):
-            _LOG.info("serving the webhook's certificate that ends at %s", end_of(stored.credentials))
+            _LOG.info("serving the webhook's certificate that ends at %s", self._serving.end)
         self._say(await self._keep_bundle(stored.credentials) if self._leads() else "")
 
     async def _stored(self) -> StoredCredentials | None:

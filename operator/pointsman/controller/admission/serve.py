@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pointsman.controller.admission.picture import Picture
+    from pointsman.controller.metrics import OperatorMetrics
     from pointsman.sources.apiserver.client import ApiClient
 
 
@@ -50,6 +51,7 @@ async def serve_admission(
     *,
     is_filled: Callable[[], bool],
     leads: Callable[[], bool],
+    metrics: OperatorMetrics,
 ) -> None:
     """Serve the webhook until cancelled.
 
@@ -59,11 +61,13 @@ async def serve_admission(
         options: how.
         is_filled: tells whether the picture is complete.
         leads: tells whether this replica leads: the leader renews certificates, all serve.
+        metrics: count reviews, and know when the certificate ends.
 
     Raises:
         OSError: the address cannot be bound.
     """
     certificate = ServingCertificate()
+    metrics.watch_certificate(lambda: certificate.end)
     keeper = CertificateKeeper(
         client,
         certificate,
@@ -80,6 +84,7 @@ async def serve_admission(
         host=options.host,
         port=options.port,
         confirm=SecondLook(client, picture),
+        count=metrics.count_review,
     )
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(keeper.run(), name="webhook certificates")

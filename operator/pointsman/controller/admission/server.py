@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from typing import TYPE_CHECKING, Final
+import time
+from typing import TYPE_CHECKING, Final, Protocol
 
 from aiohttp import web
 
@@ -36,6 +37,14 @@ _AT_ONCE: Final = 32
 """Requests that are read at a time; further ones wait, so that nobody can fill the operator's memory."""
 
 
+class Count(Protocol):
+    """Counts reviews."""
+
+    def __call__(self, kind: str, seconds: float, /, *, allowed: bool) -> None:
+        """Count one."""
+        ...
+
+
 class AdmissionServer:
     """Answers reviews.
 
@@ -46,6 +55,7 @@ class AdmissionServer:
         host: address to listen at.
         port: to listen at; 0 is any free one.
         confirm: looks at a refusal once more, with what the API server says at this moment; None: it stands.
+        count: told of each review: kind of the object, seconds that it took, and whether the object is allowed.
     """
 
     def __init__(
@@ -57,6 +67,7 @@ class AdmissionServer:
         host: str,
         port: int,
         confirm: Callable[[Request, Verdict], Awaitable[Verdict]] | None = None,
+        count: Count | None = None,
     ) -> None:
         self._picture = picture
         self._certificate = certificate
@@ -64,6 +75,7 @@ class AdmissionServer:
         self._host = host
         self._port = port
         self._confirm = confirm
+        self._count = count
         self._slots = asyncio.Semaphore(_AT_ONCE)
         self.addresses: list[tuple[str, int]] = []
         """Where it listens."""
@@ -121,6 +133,7 @@ class AdmissionServer:
             return await self._answered(body)
 
     async def _answered(self, body: bytes) -> web.Response:
+        begun = time.perf_counter()
         try:
             request = read_request(body)
         except NotAReviewError as error:
@@ -132,4 +145,7 @@ class AdmissionServer:
             _LOG.info(
                 "refused %s %s: %s", request.kind.kind, request.full_name, "; ".join(map(str, verdict.causes[:5]))
             )
-        return web.Response(body=answer(request, verdict), content_type="application/json")
+        written = answer(request, verdict)
+        if self._count is not None:
+            self._count(request.kind.kind, time.perf_counter() - begun, allowed=not verdict.causes)
+        return web.Response(body=written, content_type="application/json")

@@ -6,7 +6,11 @@ import os
 import ssl
 from typing import TYPE_CHECKING
 
+from pointsman.controller.admission.certificates import end_of
+
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from pointsman.controller.admission.certificates import Credentials
 
 
@@ -20,11 +24,13 @@ class ServingCertificate:
 
     Attributes:
         context: for the listening socket; handshakes fail until `load` was called.
+        end: when the newest certificate ends; None before there is one.
     """
 
     def __init__(self) -> None:
         self.context = _context()
         self.context.sni_callback = self._hand_over
+        self.end: datetime | None = None
         self._newest: ssl.SSLContext | None = None
         self._loaded: tuple[bytes, bytes] | None = None
 
@@ -48,6 +54,7 @@ class ServingCertificate:
         context = _context()
         _load(context, b"\n".join(pair))
         self._newest, self._loaded = context, pair
+        self.end = end_of(credentials)
         return True
 
     def _hand_over(self, connection: ssl.SSLObject | ssl.SSLSocket, _name: str | None, _: ssl.SSLContext) -> int | None:
