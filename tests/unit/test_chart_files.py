@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -120,14 +119,3 @@ def test_panels_fill_their_rows() -> None:
     rows = {box["y"]: sum(other["w"] for other in boxes if other["y"] == box["y"]) for box in boxes}
     assert set(rows.values()) == {24}
     assert len({(box["x"], box["y"]) for box in boxes}) == len(boxes) == len(PANELS)
-
-
-def queried() -> set[str]:
-    """Return the names of all metrics that the dashboard asks for."""
-    words = {
-        word
-        for panel in PANELS
-        for query in panel.queries.values()
-        for word in re.findall(r"\b(?:kubeproxy|pointsman|process)_\w+", query)
-    }
-    return words - {"pointsman_"}

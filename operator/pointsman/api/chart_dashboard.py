@@ -36,19 +36,20 @@ def _quantile(share: float, metric: str) -> str:
 
 PANELS: Final = (
     Panel(
-        "Agents without the API server", "short", {"agents": "count(pointsman_api_server_up == 0) or vector(0)"},
+        "Agents without the API server", "short",
+        {"agents": 'count(pointsman_api_server_up{job="pointsman-agent"} == 0) or vector(0)'},
         "stat", 6, "Their rules stay in force; what changes meanwhile reaches them when it is back.",
     ),
     Panel(
         "Nodes ready", "short",
-        {"{{proxyconfig}}": 'sum by (proxyconfig) (pointsman_proxyconfig_nodes{state="ready"})'},
+        {"{{proxyconfig}}": 'max by (proxyconfig) (pointsman_proxyconfig_nodes{state="ready"})'},
         "stat", 6, "Nodes that do what their ProxyConfig says: kubectl get pxc,npx.",
     ),
     Panel(
         "Nodes not ready", "short",
         {
-            "{{proxyconfig}}": 'sum by (proxyconfig) (pointsman_proxyconfig_nodes{state="desired"}) - '
-            'sum by (proxyconfig) (pointsman_proxyconfig_nodes{state="ready"})'
+            "{{proxyconfig}}": 'max by (proxyconfig) (pointsman_proxyconfig_nodes{state="desired"}) - '
+            'max by (proxyconfig) (pointsman_proxyconfig_nodes{state="ready"})'
         },
         "stat", 6, "kubectl get npx says why.",
     ),
@@ -111,7 +112,9 @@ PANELS: Final = (
         "Admission reviews", "ops",
         {"{{kind}} {{verdict}}": "sum by (kind, verdict) (rate(pointsman_admission_reviews_total[$__rate_interval]))"},
     ),
-    Panel("Duration of a review", "s", {"p99": _quantile(0.99, "pointsman_admission_review_duration_seconds")}),
+    Panel(
+        "Duration of a review", "s", {"p99": _quantile(0.99, "pointsman_admission_review_duration_seconds")}, width=12,
+    ),
     Panel(
         "Operator", "ops",
         {
@@ -120,6 +123,7 @@ PANELS: Final = (
             "leaders": "sum(pointsman_operator_leader)",
         },
         text="There is one leader. None for more than half a minute: look at the operator's log.",
+        width=12,
     ),
     Panel(
         "CPU", "percentunit",
