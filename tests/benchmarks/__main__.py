@@ -32,6 +32,7 @@ def main() -> int:
     if options.measure:
         json.dump(BY_NAME[options.measure].run(options.quick), sys.stdout)
         return 0
+    inside.compile_pointsman()
     console = Console()
     rows = [BY_NAME[name] for name in options.rows] or list(ROWS)
     results = _measure_all(console, rows, options)

@@ -72,6 +72,7 @@ def _start_inside(arguments: Sequence[str]) -> int:
     try:
         provide(PROGRAMS, functools.partial(print, file=sys.stderr, flush=True))
         kube_proxy_program()
+        inside.compile_pointsman()
     except LabError as error:
         sys.stderr.write(f"bench-cluster: {error}\n")
         return 1
