@@ -290,3 +290,11 @@ def test_the_dashboard(chart: Chart) -> None:
     assert made["metadata"]["labels"]["grafana_dashboard"] == "1"
     committed = json.loads((CHART / "files" / "dashboard.json").read_text("utf-8"))
     assert json.loads(made["data"]["pointsman.json"]) == committed
+
+
+@pytest.mark.parametrize(("replicas", "warned"), [(1, True), (2, False)])
+def test_the_notes_warn_of_a_strict_webhook_with_one_replica(chart: Chart, replicas: int, *, warned: bool) -> None:
+    values = {**HOST, "webhook": {"failurePolicy": "Fail"}, "operator": {"replicas": replicas}}
+    done = chart.run("install", "pointsman", str(CHART), "--dry-run=client", values=values)
+    assert done.returncode == 0, done.stderr
+    assert ("WARNING: webhook.failurePolicy is Fail with operator.replicas 1" in done.stdout) is warned

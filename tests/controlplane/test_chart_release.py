@@ -35,6 +35,7 @@ OWN: Final = "node-1"
 OTHER: Final = "node-2"
 VALUES: Final = ("--set", "apiServer.host=192.0.2.10")
 WEBHOOK: Final = f"{CONFIGURATIONS}/pointsman"
+DEFAULT: Final = "/apis/pointsman.dev/v1alpha1/proxyconfigs/default"
 STATUS: Final = "/apis/pointsman.dev/v1alpha1/nodeproxies/{}/status"
 PATIENCE: Final = 30.0
 
@@ -58,10 +59,14 @@ class Release:
 
     def upgrade(self, *options: str) -> str:
         """Install or upgrade the release; return what helm says."""
-        place = ("--namespace", NAMESPACE, "--create-namespace", "--no-hooks")
-        done = self.helm("upgrade", "--install", "pointsman", str(CHART), *place, *VALUES, *options)
+        done = self.try_upgrade(*options)
         assert done.returncode == 0, done.stderr
         return done.stdout
+
+    def try_upgrade(self, *options: str) -> subprocess.CompletedProcess[str]:
+        """Install or upgrade the release, whatever comes of it."""
+        place = ("--namespace", NAMESPACE, "--create-namespace", "--no-hooks")
+        return self.helm("upgrade", "--install", "pointsman", str(CHART), *place, *VALUES, *options)
 
     def agent_of(self, node: str) -> Path:
         """Write a kubeconfig with the token that the agent's Pod on a node has."""
@@ -137,7 +142,7 @@ def until(condition: Any, what: str) -> None:  # noqa: ANN401 (a function)
 
 
 def test_the_api_server_takes_every_object(release: Release) -> None:
-    config = release.plane.api.get("/apis/pointsman.dev/v1alpha1/proxyconfigs/default")
+    config = release.plane.api.get(DEFAULT)
     assert config["spec"]["mode"] == "nftables"
     found = release.plane.api.get(f"/apis/apps/v1/namespaces/{NAMESPACE}/daemonsets/pointsman-agent")
     assert found["spec"]["template"]["spec"]["hostNetwork"] is True
@@ -171,6 +176,26 @@ def test_an_upgrade_keeps_what_the_operator_wrote_into_the_webhook(release: Rele
     release.upgrade("--set", "webhook.timeoutSeconds=7", "--set", "agent.verbose=true")
     assert [each["timeoutSeconds"] for each in api.get(WEBHOOK)["webhooks"]] == [7, 7]
     assert bundles() == kept
+    release.upgrade()
+
+
+def test_what_kubectl_changes_of_the_configuration_stays_or_is_a_conflict(release: Release) -> None:
+    release.plane.kubectl("patch", "pxc", "default", "--type=merge", "-p", '{"spec":{"scheduler":"rr"}}')
+    release.upgrade("--set", "proxyConfig.spec.syncPeriod=20s")
+    spec = release.plane.api.get(DEFAULT)["spec"]
+    assert (spec["scheduler"], spec["syncPeriod"]) == ("rr", "20s")
+    done = release.try_upgrade("--set", "proxyConfig.spec.scheduler=sh")
+    assert done.returncode != 0
+    assert ".spec.scheduler" in done.stderr
+    release.upgrade("--set", "proxyConfig.spec.scheduler=sh", "--force-conflicts")
+    assert release.plane.api.get(DEFAULT)["spec"]["scheduler"] == "sh"
+
+
+def test_the_configuration_can_be_taken_out_of_the_release(release: Release) -> None:
+    release.plane.kubectl("annotate", "pxc", "default", "helm.sh/resource-policy=keep")
+    release.upgrade("--set", "proxyConfig.create=false")
+    assert release.plane.api.find(DEFAULT) is not None
+    release.plane.kubectl("annotate", "pxc", "default", "helm.sh/resource-policy-")
     release.upgrade()
 
 

@@ -65,9 +65,9 @@ replaced node by node. Rules stay in force all the time: an agent that ends leav
 * The operator keeps `caBundle` of the webhook's configuration. The chart never writes it, so that no upgrade blanks
   it, and Helm's server-side apply has no conflict with it.
 * **The ProxyConfig `default` belongs to the release.** Change it by `helm upgrade --reuse-values --set
-  proxyConfig.spec.…`. Whoever changes it by `kubectl` gets a conflict at the next upgrade (Helm 4; Helm 3 writes over
-  it). To go on by hand: `kubectl annotate pxc default helm.sh/resource-policy=keep`, then `--set
-  proxyConfig.create=false`.
+  proxyConfig.spec.…`. Fields that the values do not have may be changed by `kubectl`, and stay. A field that both have
+  is a conflict at the next upgrade, and Helm names it (`--force-conflicts` decides for the values). To go on by hand:
+  `kubectl annotate pxc default helm.sh/resource-policy=keep`, then `helm upgrade` with `proxyConfig.create=false`.
 
 ## Uninstall
 
@@ -84,7 +84,6 @@ the Leases. All of it goes with
 $ kubectl delete namespace pointsman-system
 $ kubectl delete crd proxyconfigs.pointsman.dev nodeproxies.pointsman.dev
 ```
-
 """
 
 TAIL: Final = """\
