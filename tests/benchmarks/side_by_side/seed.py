@@ -27,7 +27,7 @@ def fill(plane: ControlPlane, size: Size) -> None:
     """Write a cluster into etcd, and wait until the API server tells of all of it."""
     namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": objects.NAMESPACE}}
     plane.api.create("/api/v1/namespaces", namespace)
-    etcd.put_all(plane.namespace, _stored(size))
+    etcd.put_all(plane.namespace, stored(size))
     for path in (_SERVICES, _SLICES):
         wait_until_listed(plane, path, size.services)
 
@@ -47,7 +47,8 @@ def set_endpoints(plane: ControlPlane, service: int, endpoints: Sequence[int]) -
     plane.api.patch(f"{_SLICES}/{written['metadata']['name']}", {"endpoints": written["endpoints"]})
 
 
-def _stored(size: Size) -> Iterator[tuple[str, Document]]:
+def stored(size: Size) -> Iterator[tuple[str, Document]]:
+    """Make what etcd holds of a cluster, by key."""
     for number in range(size.services):
         service = _plain(objects.service(number))
         # No controller is to put its own endpoints beside ours.
