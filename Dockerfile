@@ -13,20 +13,21 @@ RUN apt-get update \
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_NO_INPUT=1 PIP_ROOT_USER_ACTION=ignore
 WORKDIR /source
 COPY requirements.lock requirements-build.lock ./
-# Exactly what the lock files say, checked by hash. /opt/pointsman has no pip: it is filled from outside.
+# Exactly what the lock files say, checked by hash. /opt/pointsman has no pip: it is filled from outside. Containers have
+# a read-only file system, so byte code is made here; but not of the many thousand models of the Kubernetes client, which
+# are loaded one by one when they are used, and hardly any is.
 RUN python3 -m venv /opt/build \
     && /opt/build/bin/pip install --require-hashes --requirement requirements-build.lock \
     && python3 -m venv --without-pip /opt/pointsman \
     && /opt/build/bin/pip --python /opt/pointsman/bin/python install --no-compile --only-binary :all: \
-       --require-hashes --requirement requirements.lock
+       --require-hashes --requirement requirements.lock \
+    && /opt/pointsman/bin/python -m compileall -q -j 0 --invalidation-mode unchecked-hash \
+       -x 'kubernetes/(aio/)?client/(api|models)/[a-z]' /opt/pointsman/lib
 COPY pyproject.toml README.md LICENSE ./
 COPY operator operator
 RUN /opt/build/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /wheels . \
-    && /opt/build/bin/pip --python /opt/pointsman/bin/python install --no-compile --no-deps --no-index /wheels/*.whl
-# Containers have a read-only file system, so byte code is made here; but not of the many thousand models of the
-# Kubernetes client, which are loaded one by one when they are used, and hardly any is.
-RUN /opt/pointsman/bin/python -m compileall -q -j 0 --invalidation-mode unchecked-hash \
-        -x 'kubernetes/(aio/)?client/(api|models)/[a-z]' /opt/pointsman/lib \
+    && /opt/build/bin/pip --python /opt/pointsman/bin/python install --no-compile --no-deps --no-index /wheels/*.whl \
+    && /opt/pointsman/bin/python -m compileall -q --invalidation-mode unchecked-hash /opt/pointsman/lib/*/site-packages/pointsman \
     && /opt/pointsman/bin/pointsman --version
 
 FROM ${BASE}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 from pointsman.lab import namespaces, sctp
 from pointsman.lab.components import toolchain
 from pointsman.lab.components.catalogue import COMPONENTS
+from pointsman.lab.containers import machine
 from pointsman.lab.namespaces import LabError
 from pointsman.lab.network import Network, has_ipv6
 
@@ -89,5 +90,6 @@ FEATURES: Final[Mapping[str, Callable[[], None]]] = {
     "SCTP packets": _sctp,
     "user namespaces": _user_namespaces,
     "Go": _go,
+    "containers": machine.check,
 }
 """Names of features, and what tries each; it raises LabError or OSError where the feature is missing."""

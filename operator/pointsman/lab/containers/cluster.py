@@ -54,11 +54,18 @@ class ContainerCluster:
         outside: a client outside of the cluster.
     """
 
-    def __init__(self, names: Sequence[str], *, say: Callable[[str], None] = lambda _: None) -> None:
+    def __init__(
+        self,
+        names: Sequence[str],
+        *,
+        settings: commands.Settings = SETTINGS,
+        say: Callable[[str], None] = lambda _: None,
+    ) -> None:
         """Build what is missing, make network and files; nothing runs yet.
 
         Args:
             names: of the nodes.
+            settings: of the control plane.
             say: is told the progress.
 
         Raises:
@@ -69,7 +76,7 @@ class ContainerCluster:
         programs = provide(PROGRAMS, say)
         self.images = Images(programs, say)
         self._shared = [self.images.pause(), self.images.agnhost(), self.images.coredns()]
-        self.plane = ControlPlane(SETTINGS, say=say)
+        self.plane = ControlPlane(settings, say=say)
         self.nodes: dict[str, Node] = {}
         try:
             network = self.plane.network
@@ -149,7 +156,9 @@ class ContainerCluster:
         addresses = tuple(entry["ip"] for entry in pod["status"]["podIPs"])
         return Host(pod["metadata"]["name"], "pod", node.pod(pod["metadata"]["uid"]), addresses, node.host, 0)
 
-    def wait_until(self, done: Callable[[], bool], what: str, *, patience: float = _PATIENCE) -> float:
+    def wait_until(
+        self, done: Callable[[], bool], what: str | Callable[[], str], *, patience: float = _PATIENCE
+    ) -> float:
         """Wait until something is so.
 
         Args:
@@ -166,7 +175,7 @@ class ContainerCluster:
         begun = time.monotonic()
         while not done():
             if time.monotonic() - begun > patience:
-                raise LabError(f"waited {patience:g} s for {what}")
+                raise LabError(f"waited {patience:g} s for {what if isinstance(what, str) else what()}")
             time.sleep(_PAUSE)
         return time.monotonic() - begun
 

@@ -87,6 +87,19 @@ class Images:
         inputs = _contents(source, ("Dockerfile", *parts))
         return self._provide(name, source / "Dockerfile", source, inputs)
 
+    def derived(self, name: str, image: Image, step: str) -> Image:
+        """Build an image that is another one and a step more.
+
+        Args:
+            name: what to call it, with its tag.
+            image: the other one.
+            step: of a Dockerfile: ``LABEL a=b``.
+        """
+        with tempfile.TemporaryDirectory(prefix="pointsman-image-") as directory:
+            recipe = Path(directory, "Dockerfile")
+            recipe.write_text(f"FROM {image.name}\n{step}\n", "utf-8")
+            return self._provide(name, recipe, Path(directory), [str(image.archive).encode(), step.encode()])
+
     def _small(self, kind: str, name: str, program: Path) -> Image:
         """Build an image of a single program."""
         recipe = _HERE / f"{kind}.Dockerfile"

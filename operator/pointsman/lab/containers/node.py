@@ -111,22 +111,37 @@ class Node:
         """Ask containerd, in the namespace of Kubernetes' containers."""
         return namespaces.run("ctr", "--address", str(self._files.socket), "--namespace", "k8s.io", *arguments)
 
+    @property
+    def data(self) -> Path:
+        """What is ``/var/lib`` on it."""
+        return self._files.data
+
     def pod(self, uid: str) -> Namespace:
         """Return the network namespace of a Pod that runs here, to send packets from.
-
-        Args:
-            uid: of the Pod.
 
         Raises:
             LabError: it does not run.
         """
-        label = f'labels."io.kubernetes.pod.uid"=={uid}'
-        containers = self.ctr("containers", "list", "--quiet", label).split()
-        tasks = dict(line.split()[:2] for line in self.ctr("tasks", "list").splitlines()[1:])
-        for container in containers:
-            if container in tasks:
-                return PodNamespace(int(tasks[container]))
-        raise LabError(f"the Pod {uid} does not run on {self.host.name}")
+        return PodNamespace(self.process(uid))
+
+    def process(self, uid: str, container: str = "") -> int:
+        """Return the process ID of a container, as this machine sees it.
+
+        Args:
+            uid: of its Pod.
+            container: its name; any of the Pod when empty.
+
+        Raises:
+            LabError: it does not run.
+        """
+        of_pod = f'labels."io.kubernetes.pod.uid"=={uid}'
+        of_container = f',labels."io.kubernetes.container.name"=={container}' if container else ""
+        tasks = [line.split() for line in self.ctr("tasks", "list").splitlines()[1:]]
+        running = {name: int(process) for name, process, state, *_ in tasks if state == "RUNNING"}
+        for found in self.ctr("containers", "list", "--quiet", of_pod + of_container).split():
+            if found in running:
+                return running[found]
+        raise LabError(f"{container or 'no container'} of the Pod {uid} runs on {self.host.name}")
 
     def close(self) -> None:
         """End all of its processes, its Pods included; what it mounted is gone with them."""

@@ -167,5 +167,29 @@ def kube_controller_manager(program: Path, files: Path, settings: Settings) -> l
     )
 
 
+def kube_proxy(program: Path, kubeconfig: Path, node: str, *, mode: str, pod_cidr: str = "") -> list[str]:
+    """Return the command of kube-proxy, with its defaults.
+
+    Args:
+        program: kube-proxy.
+        kubeconfig: of the user ``system:kube-proxy``, whose role every cluster has.
+        node: name of the node.
+        mode: ``nftables`` or ``iptables``.
+        pod_cidr: addresses of the cluster's Pods, which it does not masquerade; empty if they are not known.
+    """
+    return _command(
+        program,
+        {
+            "kubeconfig": str(kubeconfig),
+            "hostname-override": node,
+            "proxy-mode": mode,
+            # The limit of tracked connections is the machine's, which a namespace may not set.
+            "conntrack-max-per-core": "0",
+            "conntrack-min": "0",
+            **({"cluster-cidr": pod_cidr} if pod_cidr else {}),
+        },
+    )
+
+
 def _command(program: Path, flags: Mapping[str, str]) -> list[str]:
     return [str(program), *(f"--{name}={value}" for name, value in flags.items())]

@@ -1,0 +1,118 @@
+"""Pods, nodes and clients outside reach Services through Pointsman alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pointsman.lab.controlplane.plane import KubectlError
+from pointsman.lab.traffic import Answered, connect, fetch, spread
+from support.deployed import deployment, ready_pods
+
+if TYPE_CHECKING:
+    from pointsman.lab.network import Host
+
+    from .conftest import Ground, Web
+
+EXAMPLE = json.loads((Path(__file__).parents[1] / "vectors/founding_example.json").read_bytes())
+CLUSTER_IP, PORT, NODE_PORT = "10.96.200.75", 8080, 30000
+
+
+def names(web: Web) -> set[str]:
+    return {pod["metadata"]["name"] for pod in web.pods}
+
+
+def origins(web: Web) -> dict[str, Host]:
+    return web.clients | {f"the host {name}": node.host for name, node in web.ground.cluster.nodes.items()}
+
+
+def test_pods_run_on_both_nodes(web: Web) -> None:
+    assert {pod["spec"]["nodeName"] for pod in web.pods} == set(web.clients)
+
+
+@pytest.mark.parametrize("protocol", ["tcp", "udp"])
+def test_the_cluster_ip_answers_from_pods_and_nodes(web: Web, protocol: str) -> None:
+    for label, origin in origins(web).items():
+        seen = spread(origin, web.address, 80, protocol, count=60, patience=1)
+        assert not seen.failures, (label, seen.failures)
+        assert set(seen.servers) == names(web), label
+
+
+def test_a_pod_sees_the_address_of_a_pod_that_connects(web: Web) -> None:
+    for client in web.clients.values():
+        assert set(spread(client, web.address, 80, count=20).sources) == {client.address()}
+
+
+def test_the_node_port_answers_at_every_node(web: Web) -> None:
+    cluster = web.ground.cluster
+    for node in cluster.nodes.values():
+        seen = spread(cluster.outside, node.host.address(), web.node_port, count=60, patience=1)
+        assert not seen.failures
+        assert set(seen.servers) == names(web)
+
+
+def test_names_of_services_are_resolved(web: Web) -> None:
+    """CoreDNS hears of Services through the cluster IP of the API server, and is asked through one of its own."""
+    plane = web.ground.cluster.plane
+    program = "import socket; print(socket.gethostbyname('web.default.svc.cluster.local'))"
+    command = ("exec", "deployment/client-node-1", "--", "/opt/pointsman/bin/python", "-c", program)
+    assert plane.kubectl(*command).strip() == web.address
+
+
+def test_the_api_server_is_reached_through_its_service(web: Web) -> None:
+    for client in web.clients.values():
+        status, _ = fetch(client, web.pods[0]["status"]["podIP"], 80, "/")
+        assert status == 200
+        first = web.ground.cluster.plane.api.get("/api/v1/namespaces/default/services/kubernetes")["spec"]
+        assert not isinstance(connect(client, first["clusterIP"], 443, timeout=2), Answered)  # it speaks TLS
+        assert "handshake" in tls(client, first["clusterIP"])
+
+
+def tls(client: Host, address: str) -> str:
+    """Begin a TLS handshake without trust, and return what came of it."""
+    import socket  # noqa: PLC0415
+    import ssl  # noqa: PLC0415
+
+    context = ssl.create_default_context()
+    with client.namespace.socket(socket.AF_INET, socket.SOCK_STREAM) as plain:
+        plain.settimeout(5)
+        plain.connect((address, 443))
+        try:
+            context.wrap_socket(plain, server_hostname="kubernetes")
+        except ssl.SSLCertVerificationError as error:
+            return f"handshake: {error.verify_message}"
+    return "trusted"
+
+
+def test_the_founding_example_answers_from_both_nodes(ground: Ground, web: Web) -> None:
+    cluster = ground.cluster
+    services = EXAMPLE["objects"]["services"]
+    cluster.plane.apply([deployment("nginx", ground.release.image.name, replicas=2, ports=("80/tcp",)), *services])
+    try:
+        pods = ready_pods(cluster, "app=nginx", 2)
+        assert {pod["spec"]["nodeName"] for pod in pods} == set(cluster.nodes)
+        wanted = {pod["metadata"]["name"] for pod in pods}
+        outside = [(cluster.outside, node.host.address(), NODE_PORT) for node in cluster.nodes.values()]
+        for origin, address, port in [*((origin, CLUSTER_IP, PORT) for origin in origins(web).values()), *outside]:
+            cluster.wait_until(
+                lambda origin=origin, address=address, port=port: isinstance(connect(origin, address, port), Answered),
+                f"{address}:{port} to answer",
+            )
+            seen = spread(origin, address, port, count=40, patience=1)
+            assert not seen.failures
+            assert set(seen.servers) == wanted
+    finally:
+        objects = (f"service/{service['metadata']['name']}" for service in services)
+        cluster.plane.kubectl("delete", "deployment/nginx", *objects)
+
+
+def test_the_webhook_refuses_in_the_words_of_the_api_server(ground: Ground) -> None:
+    """Through the real API server, with the certificates that the chart's operator made."""
+    refused = EXAMPLE["refused"]
+    plane = ground.cluster.plane
+    with pytest.raises(KubectlError) as refusal:
+        plane.kubectl("apply", "-f", "-", stdin=json.dumps(refused["object"]))
+    assert "provided port is not in the valid range. The range of valid ports is 30000-32767" in refusal.value.said

@@ -1,0 +1,97 @@
+"""Kubernetes' own end-to-end tests of Services, run against a cluster; what comes of each, as it comes."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from typing import TYPE_CHECKING, Final, NamedTuple, TextIO
+
+from pointsman.lab.namespaces import LabError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+    from pointsman.lab.containers.cluster import ContainerCluster
+
+FOCUS: Final = r"\[sig-network\] Services"
+SKIP: Final = r"\[Slow\]|\[Disruptive\]|\[Serial\]|\[Alpha\]|\[Feature:|LoadBalancer|SCTP"
+"""What takes very long, breaks nodes, is not there by default, or needs what machines without a cloud have not."""
+
+CONFORMANCE: Final = " [Conformance]"
+
+_NAME: Final = re.compile(r"^\[sig-network\] Services (?P<name>[^[].*?)( \[sig-network[^]]*\])?$")
+"""Ginkgo's line before a test, which repeats the labels at its end."""
+
+_ENDED: Final = re.compile(r"^• (?:\[(?P<verdict>\w+)\] )?\[(?P<seconds>[\d.]+) seconds\]$")
+"""Ginkgo's line after a test that was not skipped."""
+
+
+class Result(NamedTuple):
+    """What came of one test.
+
+    Attributes:
+        name: without its area and labels: ``should serve a basic endpoint from pods [Conformance]``.
+        passed: whether it did.
+        seconds: how long it took.
+    """
+
+    name: str
+    passed: bool
+    seconds: float
+
+
+def run(cluster: ContainerCluster, program: Path, *, focus: str = FOCUS) -> Iterator[Result]:
+    """Run the tests one after another.
+
+    Args:
+        cluster: with a Service proxy.
+        program: the compiled tests.
+        focus: regular expression of the names of those to run.
+
+    Yields:
+        Each result when it is there.
+
+    Raises:
+        LabError: nothing was run; the message says where its output is.
+    """
+    plane = cluster.plane
+    log = plane.files / "logs/e2e.log"
+    chosen = (f"--ginkgo.focus={focus}", f"--ginkgo.skip={SKIP}")
+    options = (f"--kubeconfig={plane.kubeconfig}", "--provider=skeleton", "--ginkgo.v", "--ginkgo.no-color")
+    with plane.namespace.entered():
+        process = subprocess.Popen(
+            [str(program), *options, *chosen],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            cwd=plane.files,
+        )
+    count = 0
+    with process, log.open("w", encoding="utf-8") as kept:
+        try:
+            for result in results(_copied(process.stdout or (), kept)):
+                count += 1
+                yield result
+        finally:
+            process.terminate()
+    if not count:
+        raise LabError(f"no test of {focus!r} was run: {log.read_text('utf-8')[-2000:]}")
+
+
+def results(lines: Iterable[str]) -> Iterator[Result]:
+    """Read results out of Ginkgo's output."""
+    name = ""
+    for line in lines:
+        if found := _NAME.match(line.rstrip()):
+            name = found["name"]
+        elif (ended := _ENDED.match(line.rstrip())) and name:
+            yield Result(name, ended["verdict"] is None, float(ended["seconds"]))
+            name = ""
+
+
+def _copied(lines: Iterable[str], file: TextIO) -> Iterator[str]:
+    for line in lines:
+        file.write(line)
+        yield line
