@@ -22,7 +22,7 @@ from pointsman.lab.controlplane.plane import ControlPlane
 from pointsman.process.clock import SystemClock
 from pointsman.sources.apiserver.access import Access
 from pointsman.sources.apiserver.client import ApiError, connect
-from support.charts import CHART
+from support.charts import CHART, Chart
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,13 +46,13 @@ class Release:
     def __init__(self, plane: ControlPlane, files: Path) -> None:
         self.plane = plane
         self._files = files
-        self._helm = provide(("helm",), lambda _: None)["helm"]
+        self.program = provide(("helm",), lambda _: None)["helm"]
         for number, name in enumerate((OWN, OTHER), start=1):
             plane.api.create("/api/v1/nodes", documents.node(name, [f"172.16.0.{number}"], [], "2026-01-01T00:00:00Z"))
 
     def helm(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run helm as administrator, whatever comes of it."""
-        command = [str(self._helm), *arguments, f"--kubeconfig={self.plane.kubeconfig}"]
+        command = [str(self.program), *arguments, f"--kubeconfig={self.plane.kubeconfig}"]
         homes = {name: str(self._files) for name in ("HOME", "HELM_CACHE_HOME", "HELM_CONFIG_HOME", "HELM_DATA_HOME")}
         with self.plane.namespace.entered():
             return subprocess.run(command, env={**os.environ, **homes}, capture_output=True, text=True, check=False)
@@ -146,6 +146,24 @@ def test_the_api_server_takes_every_object(release: Release) -> None:
     assert config["spec"]["mode"] == "nftables"
     found = release.plane.api.get(f"/apis/apps/v1/namespaces/{NAMESPACE}/daemonsets/pointsman-agent")
     assert found["spec"]["template"]["spec"]["hostNetwork"] is True
+
+
+def test_the_api_server_takes_what_switches_add(release: Release) -> None:
+    values = {
+        "apiServer": {"host": "fd00::1"},
+        "image": {"pullSecrets": ["registry"]},
+        "agent": {"fallbackConfig": True, "seLinuxOptions": {"type": "spc_t"}, "maxUnavailable": "25%"},
+        "operator": {"hostNetwork": True, "extraEnv": [{"name": "A", "value": "b"}], "podAnnotations": {"a": "b"}},
+        "networkPolicy": {"enabled": True, "apiServerCIDRs": ["192.0.2.10/32"]},
+        "metrics": {"dashboard": {"enabled": True}},
+    }
+    rendered = Chart(release.program).render(values, namespace=NAMESPACE)
+    assert {"NetworkPolicy", "ConfigMap", "Job"} <= {document["kind"] for document in rendered}
+    # Hooks are among them, and a field that is not there is an error.
+    options = ("--dry-run=server", "--server-side", "--force-conflicts", "--validate=strict")
+    done = release.plane.try_kubectl("apply", *options, "-f", "-", stdin=rendered.text)
+    assert done.returncode == 0, done.stderr
+    assert "unknown" not in done.stderr
 
 
 def test_the_notes_say_what_to_look_at(release: Release) -> None:
