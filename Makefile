@@ -4,7 +4,7 @@
 .DEFAULT_GOAL := help
 PYTHON := .venv/bin/python
 
-.PHONY: help setup lab cluster test bench bench-cluster format lint docs lock clean
+.PHONY: help setup lab cluster test conformance bench bench-cluster format lint docs lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 22
@@ -18,8 +18,13 @@ lab: setup ## a small cluster on this machine: real connections through real rul
 cluster: setup ## a cluster with a real API server, kept up for kubectl (builds it with Go: 12 minutes, once)
 	@$(PYTHON) -m pointsman lab --cluster --keep $(ARGS)
 
-test: setup ## every check: ruff, mypy, import-linter, unit, kernel and control-plane tests
+test: ## every check and test, up to a real cluster (builds it with Go: 25 minutes, once)
+	@scripts/setup cluster
 	@scripts/test $(ARGS)
+
+conformance: ## Kubernetes' own tests of Services, with Pointsman and with kube-proxy; ARGS=--write keeps the result
+	@scripts/setup cluster
+	@PYTHONPATH=tests $(PYTHON) -m conformance $(ARGS)
 
 bench: setup ## measure speed and memory; prints a table, writes bench-results.json
 	@$(PYTHON) tests/benchmarks $(ARGS)

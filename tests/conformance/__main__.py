@@ -11,10 +11,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-import suite
-import table
-
 import pointsman
+from conformance import suite, table
 from pointsman.lab import records
 from pointsman.lab.components.build import provide
 from pointsman.lab.components.catalogue import KUBERNETES

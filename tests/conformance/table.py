@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from suite import CONFORMANCE, FOCUS, SKIP
+from conformance.suite import CONFORMANCE, FOCUS, SKIP
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from suite import Result
+    from conformance.suite import Result
 
 _KUBE_PROXY: Final = "kube-proxy"
 _POINTSMAN: Final = "Pointsman"

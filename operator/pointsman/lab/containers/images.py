@@ -150,7 +150,7 @@ class Images:
         self._say("making a base image with debootstrap: about two minutes, once")
         with tempfile.TemporaryDirectory(prefix="pointsman-base-", dir=self._home) as directory:
             root = Path(directory, "root")
-            namespaces.run("debootstrap", "--variant=minbase", _SUITE, str(root), _mirror())
+            namespaces.run("debootstrap", "--variant=minbase", _SUITE, str(root), mirror())
             for place in _SLIM:
                 _empty(root / place)
             container = self._buildah("from", "scratch").strip()
@@ -205,7 +205,7 @@ def _empty(directory: Path) -> None:
             entry.unlink()
 
 
-def _mirror() -> str:
+def mirror() -> str:
     """Return the package mirror that this machine uses for Debian.
 
     Raises:

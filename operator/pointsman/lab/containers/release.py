@@ -103,7 +103,7 @@ class Release:
 
     def _arguments(self, values: Mapping[str, Any], image: Image | None = None) -> tuple[str, ...]:
         file = self._cluster.plane.files / "values.json"
-        file.write_text(json.dumps(_merged(self._own_values(image or self.image), values)), "utf-8")
+        file.write_text(json.dumps(merged(self._own_values(image or self.image), values)), "utf-8")
         options = {"--namespace": NAMESPACE, "--values": str(file), "--timeout": _TIMEOUT}
         return (NAME, str(self._chart), *(word for option in options.items() for word in option), "--wait")
 
@@ -116,10 +116,10 @@ class Release:
         }
 
 
-def _merged(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
+def merged(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
     """Put values over others, as Helm does."""
-    merged = dict(lower)
+    both = dict(lower)
     for key, value in upper.items():
-        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = _merged(merged[key], value) if both else value
-    return merged
+        deeper = isinstance(value, dict) and isinstance(both.get(key), dict)
+        both[key] = merged(both[key], value) if deeper else value
+    return both
