@@ -410,3 +410,24 @@ async def _do(server: Watched, step: str, name: str) -> None:
         await asyncio.sleep(0.002)
     elif step in _TROUBLES:
         _TROUBLES[step](server)
+
+
+def test_a_stream_that_goes_on_slowly_is_waited_for_and_one_that_stops_is_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(reflector, "_SILENCE", 0.5)
+    server = server_with("a")
+    server.ends_lists = False
+    follower = Follower(server)
+
+    async def scenario() -> None:
+        await until(lambda: server.watches(NAMESPACES) == 1)
+        for number in range(8):
+            await asyncio.sleep(0.1)
+            server.put(NAMESPACES, f"b-{number}")
+        assert server.asked(NAMESPACES) == ["stream"]
+        await until(lambda: follower.reflector.listed)
+
+    follow(follower, scenario)
+    assert server.asked(NAMESPACES)[:2] == ["stream", "list 500"]
+    assert len(follower.names()) == 9

@@ -28,7 +28,7 @@ _CHANGE_PATIENCE: Final = 60.0
 _COLD_PAUSE: Final = 0.01
 _CHANGE_PAUSE: Final = 0.002
 """Seconds between two tries to connect: less would take the cores that are measured."""
-_QUIET_PATIENCE: Final = 20.0
+_QUIET_PATIENCE: Final = 8.0
 _IDLE: Final = 5.0
 """Seconds for which a proxy is watched while nothing changes."""
 _SAMPLE: Final = 100

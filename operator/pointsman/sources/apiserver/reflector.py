@@ -251,9 +251,15 @@ class Reflector:
         return event
 
     def _limit_silence(self, seen: set[ObjectKey] | None) -> None:
-        if self._attempt is not None and not self._attempt.expired():
-            now = asyncio.get_running_loop().time()
-            self._attempt.reschedule(self._over_at if seen is None else now + _SILENCE)
+        if self._attempt is None or self._attempt.expired():
+            return
+        if seen is None:
+            self._attempt.reschedule(self._over_at)
+            return
+        until = asyncio.get_running_loop().time() + _SILENCE
+        # A new timer for each of many thousand events would take longer than reading them from the connection.
+        if until - (self._attempt.when() or 0.0) > _SILENCE / 10:
+            self._attempt.reschedule(until)
 
     def _take_initial(self, event: Changed | Bookmark, seen: set[ObjectKey]) -> set[ObjectKey] | None:
         if isinstance(event, Changed) and event.gone:
