@@ -125,6 +125,7 @@ def test_stopping_closes_open_connections() -> None:
         ("0.0.0.0:10256", Address("0.0.0.0", 10256)),
         ("[::1]:80", Address("::1", 80)),
         (":80", Address(None, 80)),
+        ("[::]:10256", Address(None, 10256)),
         ("", None),
     ],
 )

@@ -197,6 +197,18 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
         loaded(tmp_path / "nowhere")
 
 
+def test_certificates_in_the_file_need_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_room(*_: object, **__: object) -> None:
+        raise FileNotFoundError(2, "No usable temporary directory found in ['/tmp']")
+
+    monkeypatch.setattr("tempfile.mkstemp", no_room)
+    data = base64.b64encode(b"of no other test: the loader keeps what it wrote once").decode()
+    cluster = {"server": "https://10.0.0.1:6443", "certificate-authority-data": data}
+    file = kubeconfig(tmp_path, {"token": "t"}, **cluster)
+    with pytest.raises(SourceError, match=r"No usable temporary directory.*TMPDIR, or as an emptyDir at /tmp"):
+        loaded(file)
+
+
 def test_an_unknown_context(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"Expected object with name nope in .*contexts list; .*--context"):
         loaded(kubeconfig(tmp_path, {"token": "t"}), context="nope")

@@ -30,6 +30,8 @@ class Address(msgspec.Struct, frozen=True):
 def parse_address(text: str, flag: str) -> Address | None:
     """Read ``IP:PORT``, ``[IPv6]:PORT`` or ``:PORT``; None for "", which turns the server off.
 
+    ``[::]`` means all addresses of both families, as it does to kube-proxy, and so does an empty host.
+
     Raises:
         ValueError: it is none of these; the message names flag, value and what is allowed.
     """
@@ -40,7 +42,7 @@ def parse_address(text: str, flag: str) -> Address | None:
     well = colon and port.isascii() and port.isdigit() and int(port) <= _MAX_PORT and (":" not in bare or bare != host)
     if not well:
         raise ValueError(f"{flag} {text}: is no address with a port; write IP:PORT, [IPv6]:PORT, or '' for none")
-    return Address(bare or None, int(port))
+    return Address(None if bare in {"", "::"} else bare, int(port))
 
 
 async def serve(handler: Handler, address: Address, flag: str, clock: Clock) -> None:

@@ -25,6 +25,9 @@ _HTTPS: Final = 443
 _PATIENCE: Final = 30.0
 """Seconds that an exec plugin or an OIDC issuer may take."""
 
+_NO_ROOM: Final = "let there be one for the certificates in the file: by TMPDIR, or as an emptyDir at /tmp"
+"""What to do in a container whose file system is read-only: OpenSSL reads certificates from files alone."""
+
 
 class Access(msgspec.Struct, frozen=True):
     """Which API server, and as whom.
@@ -73,7 +76,8 @@ class Credentials:
             raise SourceError(f"{where}: no credentials within {_PATIENCE:g} s; {_remedy(access)}") from error
         except Exception as error:
             # The loaders raise whatever a malformed file makes them stumble over.
-            raise SourceError(f"{where}: {_said(error)}; {_remedy(access)}") from error
+            remedy = _NO_ROOM if "temporary directory" in str(error) else _remedy(access)
+            raise SourceError(f"{where}: {_said(error)}; {remedy}") from error
         if access.server is not None:
             configuration.host = _url(access.server)
         self._configuration = configuration
