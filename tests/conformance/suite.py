@@ -58,7 +58,8 @@ def run(cluster: ContainerCluster, program: Path, *, focus: str = FOCUS) -> Iter
     plane = cluster.plane
     log = plane.files / "logs/e2e.log"
     chosen = (f"--ginkgo.focus={focus}", f"--ginkgo.skip={SKIP}")
-    options = (f"--kubeconfig={plane.kubeconfig}", "--provider=skeleton", "--ginkgo.v", "--ginkgo.no-color")
+    access = (f"--kubeconfig={plane.kubeconfig}", f"--kubectl-path={plane.kubectl_command()[0]}")
+    options = (*access, "--provider=skeleton", "--ginkgo.v", "--ginkgo.no-color")
     with plane.namespace.entered():
         process = subprocess.Popen(
             [str(program), *options, *chosen],
