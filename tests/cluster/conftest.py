@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _HERE = Path(__file__).parent
 _CLONE = _HERE.parents[1]
+NODE_PORT = 30080
 NODES = ("node-1", "node-2")
 
 
@@ -53,12 +54,25 @@ class Ground(msgspec.Struct):
 
 
 @pytest.fixture(scope="session")
-def ground(swept: None, require: Callable[[str], None]) -> Iterator[Ground]:  # noqa: ARG001 - swept first
+def say(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """Tell of progress on the terminal, which pytest would hide."""
+    reporter = request.config.pluginmanager.get_plugin("terminalreporter")
+
+    def write(words: str) -> None:
+        if reporter is not None:
+            reporter.write(f"\ncluster: {words}\n", flush=True)
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def ground(swept: None, require: Callable[[str], None], say: Callable[[str], None]) -> Iterator[Ground]:  # noqa: ARG001 - swept first
     """The cluster; a test that breaks a part mends it, and removes the objects that it made."""
     for feature in ("network namespaces", "veth devices", "nftables", "connection tracking", "Go", "containers"):
         require(feature)
-    with ContainerCluster(NODES) as cluster:
-        release = Release(cluster, _CLONE)
+    with ContainerCluster(NODES, say=say) as cluster:
+        release = Release(cluster, _CLONE, say=say)
+        say("helm install")
         release.install()
         yield Ground(cluster, release)
 
@@ -88,13 +102,12 @@ def web(ground: Ground) -> Iterator[Web]:
     image = ground.release.image.name
     answers = deployment("web", image, replicas=4, ports=("80/tcp", "80/udp"))
     clients = [deployment(f"client-{node}", image, replicas=1, ports=("9/tcp",), node=node) for node in NODES]
-    cluster.plane.apply([answers, *clients, service("web")])
+    cluster.plane.apply([answers, *clients, service("web", NODE_PORT)])
     pods = ready_pods(cluster, "app=web", 4)
     hosts = {node: cluster.pod_host(ready_pods(cluster, f"app=client-{node}", 1)[0]) for node in NODES}
-    made = cluster.plane.api.get("/api/v1/namespaces/default/services/web")["spec"]
-    address, node_port = made["clusterIP"], made["ports"][0]["nodePort"]
+    address = cluster.plane.api.get("/api/v1/namespaces/default/services/web")["spec"]["clusterIP"]
     for host in hosts.values():
         cluster.wait_until(lambda host=host: isinstance(connect(host, address, 80), Answered), f"{address} to answer")
-    yield Web(ground, address, node_port, pods, hosts)
+    yield Web(ground, address, NODE_PORT, pods, hosts)
     names = [f"deployment/{name}" for name in ("web", *(f"client-{node}" for node in NODES))]
     cluster.plane.kubectl("delete", "service/web", *names)

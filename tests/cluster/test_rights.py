@@ -63,14 +63,14 @@ def exercise(cluster: ContainerCluster) -> None:
     """Do what the rarer rights are there for."""
     configure(cluster, {"serviceConditions": True})  # conditions on Services
     with pytest.raises(KubectlError, match="not in the valid range"):  # a refusal reads its causes anew
-        cluster.plane.apply([service("refused", ports=[{"port": 80, "nodePort": 20}])])
+        cluster.plane.apply([service("refused", node_port=20)])
     # A health check port that cannot be opened is told by an event.
     taken = next(iter(cluster.nodes.values())).host.namespace.socket(socket.AF_INET, socket.SOCK_STREAM)
     with taken:
         taken.bind(("0.0.0.0", 32100))
         taken.listen()
         health = {"type": "LoadBalancer", "externalTrafficPolicy": "Local", "healthCheckNodePort": 32100}
-        cluster.plane.apply([service("checked", **health)])
+        cluster.plane.apply([service("checked", 30081, **health)])
         cluster.wait_until(
             lambda: "FailedToStartServiceHealthcheck" in events(cluster), "the event of a port that is taken"
         )

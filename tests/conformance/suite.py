@@ -15,8 +15,11 @@ if TYPE_CHECKING:
     from pointsman.lab.containers.cluster import ContainerCluster
 
 FOCUS: Final = r"\[sig-network\] Services"
-SKIP: Final = r"\[Slow\]|\[Disruptive\]|\[Serial\]|\[Alpha\]|\[Feature:|LoadBalancer|SCTP"
-"""What takes very long, breaks nodes, is not there by default, or needs what machines without a cloud have not."""
+SKIP: Final = r"\[Slow\]|\[Disruptive\]|\[Serial\]|\[Alpha\]|\[Feature:|LoadBalancer|SCTP|evicted pods"
+"""What takes very long, breaks nodes, is not there by default, or needs what is not here.
+
+There is no cloud, and nodes that share a file system evict no Pod for the room that it takes.
+"""
 
 CONFORMANCE: Final = " [Conformance]"
 

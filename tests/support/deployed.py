@@ -61,9 +61,12 @@ def deployment(
     }
 
 
-def service(name: str, **spec: object) -> Document:
+def service(name: str, node_port: int, **spec: object) -> Document:
     """Describe a NodePort Service in front of a `deployment` of that name, port 80 for TCP and UDP."""
-    ports = [{"name": protocol, "port": 80, "protocol": protocol.upper()} for protocol in ("tcp", "udp")]
+    ports = [
+        {"name": protocol, "port": 80, "protocol": protocol.upper(), "nodePort": node_port}
+        for protocol in ("tcp", "udp")
+    ]
     return {
         "apiVersion": "v1",
         "kind": "Service",

@@ -87,7 +87,7 @@ def test_a_kubeconfig_names_server_authority_and_token_file(tmp_path: Path) -> N
 def test_the_api_server_gets_the_settings(tmp_path: Path) -> None:
     settings = commands.Settings(node_port_range=commands.OWN_RANGE)
     command = commands.kube_apiserver(tmp_path / "kube-apiserver", tmp_path, settings)
-    assert {"--service-node-port-range=30000-32767", "--authorization-mode=RBAC"} <= set(command)
+    assert {"--service-node-port-range=30000-32767", "--authorization-mode=Node,RBAC"} <= set(command)
 
 
 def test_kubectls_columns_begin_where_their_headings_do() -> None:
