@@ -93,6 +93,8 @@ def _measure(options: argparse.Namespace, console: Console) -> None:
         found[size] = measure.measure(size, plan, say)
         table.write(options.output, found, plan)
     console.print(table.table(found))
+    if words := table.disturbed(found):
+        console.print(words, style="yellow", highlight=False)
     console.print(f"Everything that was measured is in {options.output}.", highlight=False)
 
 

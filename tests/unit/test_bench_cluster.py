@@ -67,6 +67,14 @@ def test_memory_is_compared_at_every_size(benchmarks: Modules) -> None:
     assert (rows["memory"].met, rows["memory, peak"].met) == (False, True)
 
 
+def test_a_machine_that_was_not_quiet_is_told(benchmarks: Modules) -> None:
+    disturbed, proxies = benchmarks("side_by_side.table").disturbed, benchmarks("side_by_side.proxies")
+    quiet, busy = run(benchmarks), run(benchmarks, busy_before=0.5)
+    proxy = proxies.Proxy(proxies.POINTSMAN, "v1", ())
+    assert disturbed({1: {proxy: [quiet]}}) == ""
+    assert "before 1 of 2 starts others used 50% to 50%" in disturbed({1: {proxy: [quiet, busy]}})
+
+
 def test_every_service_has_its_address_and_endpoints_and_no_controller_looks_after_it(benchmarks: Modules) -> None:
     stored = dict(benchmarks("side_by_side.seed").stored(benchmarks("objects").Size(300, 2)))
     services = {key: each for key, each in stored.items() if each["kind"] == "Service"}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
 import report
+import usage
 from rich.table import Table
 
 from side_by_side.proxies import KUBE_PROXY, POINTSMAN
@@ -172,6 +173,18 @@ def _cells(row: Row) -> tuple[str, ...]:
         f"{row.ratio:.3g} x",
         row.target,
         verdict,
+    )
+
+
+def disturbed(found: Found) -> str:
+    """Say how many starts were made while others used the machine; empty when none was."""
+    shares = [run.busy_before for runs in found.values() for of_proxy in runs.values() for run in of_proxy]
+    busy = [share for share in shares if share > usage.BUSY]
+    if not busy:
+        return ""
+    return (
+        f"The machine was not quiet: before {len(busy)} of {len(shares)} starts others used {min(busy):.0%} to "
+        f"{max(busy):.0%} of its cores. Measure again when it is."
     )
 
 
