@@ -30,10 +30,16 @@ def asked(cluster: ContainerCluster, account: str) -> list[dict[str, Any]]:
     return [entry for entry in entries if entry["user"]["username"] == user and "objectRef" in entry]
 
 
-def right(entry: dict[str, Any]) -> Right:
+def rights(entry: dict[str, Any]) -> set[Right]:
+    """Return what a request needs the right for.
+
+    An API server that can send its lists by a watch is asked so, and one that cannot is asked for both: who may watch
+    has to be able to list.
+    """
     ref = entry["objectRef"]
     resource = "/".join(part for part in (ref["resource"], ref.get("subresource")) if part)
-    return ref.get("apiGroup", ""), resource, entry["verb"]
+    verbs = {entry["verb"]} | ({"list"} if entry["verb"] == "watch" else set())
+    return {(ref.get("apiGroup", ""), resource, verb) for verb in verbs}
 
 
 def granted(permissions: Permissions) -> set[Right]:
@@ -47,11 +53,11 @@ def test_each_right_is_used_and_nothing_is_refused(ground: Ground, web: Web) -> 
     for permissions in (AGENT, OPERATOR, CRDS):
 
         def unused(permissions: Permissions = permissions) -> set[Right]:
-            return granted(permissions) - {right(entry) for entry in asked(cluster, permissions.account)}
+            return granted(permissions).difference(*map(rights, asked(cluster, permissions.account)))
 
         cluster.wait_until(lambda: not unused(), lambda: f"{permissions.account} to use {sorted(unused())}")  # noqa: B023
         forbidden = {
-            right(entry)
+            (entry["verb"], entry["requestURI"])
             for entry in asked(cluster, permissions.account)
             if entry["annotations"]["authorization.k8s.io/decision"] == "forbid"
         }

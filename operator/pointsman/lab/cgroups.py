@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 ROOT: Final = "pointsman-lab"
 _MOUNT: Final = Path("/sys/fs/cgroup")
 _PATIENCE: Final = 10.0
+_PAUSE: Final = 0.02
 
 
 def name_of(prefix: str, node: str = "") -> str:
@@ -43,35 +44,68 @@ def make(name: str) -> Path:
 
 
 def sweep(name: str) -> None:
-    """End every process of a group and of those below it, and remove the groups.
+    """End every process of a group, of those below it, and all descendants, and remove their groups.
+
+    A node's containers are children of its shims, and in groups that containerd names (``/k8s.io/…``).
 
     Raises:
         LabError: a process does not end.
     """
     deadline = time.monotonic() + _PATIENCE
-    while processes := _processes(name):
+    groups: set[str] = set()
+    while processes := _with_descendants(_members(name)):
         if time.monotonic() > deadline:
-            raise LabError(f"processes {processes} of the control group {name} do not end")
+            raise LabError(f"processes {sorted(processes)} of the control group {name} do not end")
         for process in processes:
+            groups |= _groups_of(process)
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
-        time.sleep(0.02)
+        time.sleep(_PAUSE)
     for hierarchy in _hierarchies():
-        top = hierarchy / name.lstrip("/")
-        for directory, _, _ in os.walk(top, topdown=False):
-            with contextlib.suppress(OSError):
-                Path(directory).rmdir()
-        with contextlib.suppress(OSError):  # other labs are there
-            top.parent.rmdir()
+        for directory, _, _ in os.walk(hierarchy / name.lstrip("/"), topdown=False):
+            _remove(Path(directory))
+        for group in {name, *groups} - {"/"}:
+            _remove(hierarchy / group.lstrip("/"))
+            _remove(hierarchy / group.lstrip("/").partition("/")[0])
 
 
-def _processes(name: str) -> list[int]:
-    group = _tracking() / name.lstrip("/")
-    found = []
-    for directory, _, _ in os.walk(group):
+def _remove(group: Path) -> None:
+    """Remove a group that nobody is in; the kernel keeps those in which somebody is."""
+    with contextlib.suppress(OSError):
+        group.rmdir()
+
+
+def _members(name: str) -> set[int]:
+    """Find the processes of a group and of those below it."""
+    found: set[int] = set()
+    for directory, _, _ in os.walk(_tracking() / name.lstrip("/")):
         with contextlib.suppress(OSError):
-            found += [int(line) for line in Path(directory, "cgroup.procs").read_text("ascii").split()]
+            found.update(map(int, Path(directory, "cgroup.procs").read_text("ascii").split()))
     return found
+
+
+def _with_descendants(processes: set[int]) -> set[int]:
+    """Add the children of processes, their children, and so on."""
+    children: dict[int, list[int]] = {}
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            parent = int(entry.read_text("utf-8", "replace").rpartition(")")[2].split()[1])
+            children.setdefault(parent, []).append(int(entry.parent.name))
+    found, new = set(processes), list(processes)
+    while new:
+        more = set(children.get(new.pop(), ())) - found
+        found |= more
+        new += more
+    return found
+
+
+def _groups_of(process: int) -> set[str]:
+    """Return the names of a process's groups, which are the same in many hierarchies."""
+    try:
+        lines = Path(f"/proc/{process}/cgroup").read_text("utf-8").splitlines()
+    except OSError:
+        return set()
+    return {line.split(":", 2)[2] for line in lines}
 
 
 def _tracking() -> Path:

@@ -154,7 +154,16 @@ def with_prefix(prefix: str) -> list[str]:
 def leftovers() -> list[str]:
     """List the prefixes of labs whose process is gone."""
     found = {match[0]: int(match[1]) for path in DIRECTORY.glob("pm*") if (match := _PREFIX.match(path.name))}
-    return sorted(prefix for prefix, process in found.items() if not Path("/proc", str(process)).exists())
+    return sorted(prefix for prefix, process in found.items() if not is_running(process))
+
+
+def is_running(process: int) -> bool:
+    """Tell whether a process runs: one that has ended, and whose parent has yet to hear of it, does not."""
+    try:
+        status = Path(f"/proc/{process}/stat").read_text("utf-8", "replace")
+    except OSError:
+        return False
+    return not status.rpartition(")")[2].lstrip().startswith("Z")
 
 
 def sweep(prefix: str) -> int:

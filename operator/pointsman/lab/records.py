@@ -136,7 +136,7 @@ def sweep() -> list[str]:
 def _orphaned_files() -> Iterator[str]:
     for path in home().glob("pm*-*-"):
         pid = path.name[2:].partition("-")[0]
-        if not Path("/proc", pid).exists():
+        if not namespaces.is_running(int(pid)):
             yield path.name
 
 
