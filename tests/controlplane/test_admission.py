@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pointsman.api.names import WEBHOOK_SERVICE
 from pointsman.controller.admission.bundle import CONFIGURATIONS, secret_document
 from pointsman.controller.admission.certificates import end_of, renewed
 from pointsman.lab.controlplane.cluster import POD_CIDR, proxy_config
-from pointsman.lab.controlplane.operators import NAMESPACE, WEBHOOK
+from pointsman.lab.controlplane.operators import NAMESPACE
 from support.web import web
 
 if TYPE_CHECKING:
@@ -181,7 +182,7 @@ def test_a_wiped_bundle_is_back_soon(cluster: LiveCluster) -> None:
 
 def test_an_expired_certificate_is_replaced_without_a_restart(cluster: LiveCluster) -> None:
     pids = [replica.daemon.pid for replica in cluster.operators.replicas]
-    hosts = (f"{WEBHOOK}.{NAMESPACE}.svc",)
+    hosts = (f"{WEBHOOK_SERVICE}.{NAMESPACE}.svc",)
     expired = renewed(None, hosts, dt.datetime.now(dt.UTC) - dt.timedelta(days=400))
     cluster.plane.api.patch(SECRET, {"data": secret_document(NAMESPACE, expired)["data"]})
 

@@ -18,7 +18,7 @@ from pointsman.api.chart_pages import entries
 from pointsman.api.chart_parts import Piece
 from pointsman.api.chart_schema import values_schema
 from pointsman.api.chart_values import Values
-from pointsman.controller import run as operator_process
+from pointsman.api.names import WEBHOOK_SERVICE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -108,7 +108,7 @@ def test_the_webhooks_service_is_the_one_whose_certificate_the_operator_makes() 
     (service,) = {
         each["clientConfig"]["service"]["name"] for each in yaml.safe_load(files()["files/webhooks.yaml"])["webhooks"]
     }
-    assert service == operator_process._WEBHOOK_SERVICE
+    assert service == WEBHOOK_SERVICE
     for name in ("service.yaml", "certificate.yaml"):
         text = (COMMITTED / "templates" / "webhook" / name).read_text("utf-8")
         assert f"name: {service}\n" in text

@@ -18,14 +18,13 @@ from pointsman.api import crds, permissions
 from pointsman.api.chart_dashboard import dashboard_file
 from pointsman.api.chart_pages import MADE, readme_file, values_file
 from pointsman.api.chart_schema import schema_file
-from pointsman.api.names import GROUP, VERSION
+from pointsman.api.names import GROUP, VERSION, WEBHOOK_SERVICE
 from pointsman.api.webhooks import webhook_configuration
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 DIRECTORY: Final = Path("charts/pointsman")
-_WEBHOOK_SERVICE: Final = "pointsman-webhook"
 
 _CHART: Final = {
     "apiVersion": "v2",
@@ -87,7 +86,7 @@ def _permissions() -> dict[str, Any]:
 def _webhooks() -> dict[str, Any]:
     """Return the ValidatingWebhookConfiguration with its defaults; a template puts the release's namespace in."""
     namespace = permissions.NAMESPACE
-    service = {"name": _WEBHOOK_SERVICE, "namespace": namespace}
+    service = {"name": WEBHOOK_SERVICE, "namespace": namespace}
     return webhook_configuration(client_config={"service": service}, namespace=namespace)
 
 

@@ -32,5 +32,8 @@ OPERATOR_DEPLOYMENT: Final = "pointsman-operator"
 WEBHOOK_CONFIGURATION: Final = "pointsman"
 """Name of the ValidatingWebhookConfiguration."""
 
+WEBHOOK_SERVICE: Final = "pointsman-webhook"
+"""Name of the Service that leads the API server to the webhook, in Pointsman's own namespace."""
+
 WEBHOOK_SECRET: Final = "pointsman-webhook-tls"  # noqa: S105 (a name, no secret)
 """Name of the Secret that holds the webhook's certificates, in Pointsman's own namespace."""

@@ -11,6 +11,7 @@ import signal
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
+from pointsman.api.names import WEBHOOK_SERVICE
 from pointsman.controller.admission.serve import AdmissionOptions, serve_admission, service_names
 from pointsman.controller.census import Census, follow_census
 from pointsman.controller.follow import ServiceFollower
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
     from pointsman.sources.apiserver.client import ApiClient
 
 _LOG: Final = logging.getLogger(__name__)
-_WEBHOOK_SERVICE: Final = "pointsman-webhook"
 _NEEDED: Final[frozenset[Kind]] = frozenset(
     {"Node", "Namespace", "ProxyConfig", "NodeProxy", "Service", "EndpointSlice"}
 )
@@ -157,7 +157,7 @@ class Operator:
 
     def _admission(self) -> AdmissionOptions:
         options, address = self._options, self._webhook
-        names = options.webhook_hosts or service_names(_WEBHOOK_SERVICE, options.namespace)
+        names = options.webhook_hosts or service_names(WEBHOOK_SERVICE, options.namespace)
         host, port = (address.host or "", address.port) if address is not None else ("", 0)
         return AdmissionOptions(host, port, names, options.namespace, options.makes_certificates)
 

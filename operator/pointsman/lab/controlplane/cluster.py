@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from pointsman.api import crds, permissions, webhooks
+from pointsman.api.names import WEBHOOK_SERVICE
 from pointsman.lab import records
 from pointsman.lab.agent import Agent
 from pointsman.lab.controlplane import documents, keeper
-from pointsman.lab.controlplane.operators import NAMESPACE, WEBHOOK, Operators
+from pointsman.lab.controlplane.operators import NAMESPACE, Operators
 from pointsman.lab.controlplane.pods import Pods, now
 from pointsman.lab.daemon import Daemon
 from pointsman.lab.layout import CLIENT_ADDRESSES
@@ -239,7 +240,7 @@ class LiveCluster:
 
 def client_config() -> dict[str, Any]:
     """Say where the API server finds the webhook; the operator adds its certificate."""
-    return {"service": {"namespace": NAMESPACE, "name": WEBHOOK, "port": 443}}
+    return {"service": {"namespace": NAMESPACE, "name": WEBHOOK_SERVICE, "port": 443}}
 
 
 def proxy_config(name: str, spec: Mapping[str, Any]) -> Document:

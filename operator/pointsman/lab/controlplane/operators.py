@@ -6,6 +6,7 @@ import contextlib
 import sys
 from typing import TYPE_CHECKING, Final
 
+from pointsman.api.names import WEBHOOK_SERVICE
 from pointsman.lab.connections import fetch
 from pointsman.lab.controlplane.api import ApiRefusedError
 from pointsman.lab.daemon import Daemon
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from pointsman.lab.network import Host
 
 NAMESPACE: Final = "pointsman-system"
-WEBHOOK: Final = "pointsman-webhook"
-"""The Service that the API server asks."""
 
 _WEBHOOK_PORT: Final = 9443
 _HEALTHZ_PORT: Final = 8080
@@ -37,7 +36,7 @@ class Operator:
             "--identity": host.name,
             "--namespace": NAMESPACE,
             "--webhook-address": f"0.0.0.0:{_WEBHOOK_PORT}",
-            "--webhook-host": f"{WEBHOOK}.{NAMESPACE}.svc",
+            "--webhook-host": f"{WEBHOOK_SERVICE}.{NAMESPACE}.svc",
             "--healthz-address": f"0.0.0.0:{_HEALTHZ_PORT}",
         }
         command = [sys.executable, "-m", "pointsman", "operator", *(word for pair in options.items() for word in pair)]
@@ -130,7 +129,7 @@ def service() -> Document:
     return {
         "apiVersion": "v1",
         "kind": "Service",
-        "metadata": {"name": WEBHOOK, "namespace": NAMESPACE},
+        "metadata": {"name": WEBHOOK_SERVICE, "namespace": NAMESPACE},
         "spec": {"ports": [{"port": 443, "targetPort": _WEBHOOK_PORT, "protocol": "TCP"}]},
     }
 
@@ -141,10 +140,10 @@ def endpoint_slice(addresses: Sequence[str]) -> Document:
         "apiVersion": "discovery.k8s.io/v1",
         "kind": "EndpointSlice",
         "metadata": {
-            "name": f"{WEBHOOK}-lab",
+            "name": f"{WEBHOOK_SERVICE}-lab",
             "namespace": NAMESPACE,
             "labels": {
-                "kubernetes.io/service-name": WEBHOOK,
+                "kubernetes.io/service-name": WEBHOOK_SERVICE,
                 "endpointslice.kubernetes.io/managed-by": "pointsman-lab",
             },
         },
