@@ -78,7 +78,7 @@ def test_agents_set_sysctls_of_the_node(ground: Ground) -> None:
 def test_an_agents_token_is_good_for_its_own_node_alone(ground: Ground) -> None:
     """What RBAC cannot say: a ValidatingAdmissionPolicy of the chart does."""
     plane = ground.cluster.plane
-    token = next(processes(ground, "agent")) / "root/var/run/secrets/kubernetes.io/serviceaccount/token"
+    token = next(processes(ground, "agent")) / "root/run/secrets/kubernetes.io/serviceaccount/token"
     own = json.loads(base64.urlsafe_b64decode(token.read_text().split(".")[1] + "=="))["kubernetes.io"]["node"]["name"]
     (other,) = set(ground.cluster.nodes) - {own}
     kubeconfig = plane.files / "an-agent.kubeconfig"

@@ -91,9 +91,13 @@ def test_the_founding_example_answers_from_both_nodes(ground: Ground, web: Web) 
                 lambda origin=origin, address=address, port=port: isinstance(connect(origin, address, port), Answered),
                 f"{address}:{port} to answer",
             )
-            seen = spread(origin, address, port, count=40, patience=1)
-            assert not seen.failures
-            assert set(seen.servers) == wanted
+            cluster.wait_until(
+                lambda origin=origin, address=address, port=port: (
+                    set(spread(origin, address, port, count=40).servers) == wanted
+                ),
+                f"{address}:{port} to lead to both Pods",
+            )
+            assert not spread(origin, address, port, count=40, patience=1).failures
     finally:
         objects = (f"service/{service['metadata']['name']}" for service in services)
         cluster.plane.kubectl("delete", "deployment/nginx", *objects)
