@@ -44,7 +44,7 @@ docs: setup ## write docs/configuration.md, crds/ and the chart's made files ane
 	@$(PYTHON) -m pointsman.api.crds --write
 	@$(PYTHON) -m pointsman.api.chart --write
 
-lock: setup ## renew requirements-dev.lock from pyproject.toml
+lock: setup ## renew the lock files from pyproject.toml
 	@scripts/lock $(ARGS)
 
 clean: ## remove .venv and everything else that was made here

@@ -9,8 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pointsman.lab import namespaces, records
-from pointsman.lab.namespaces import Namespace
+from pointsman.lab import cgroups, namespaces, records
 
 if TYPE_CHECKING:
     from .conftest import Web
@@ -26,39 +25,33 @@ with ContainerCluster(["alone"]) as cluster:
 """
 
 
-def of_pods() -> set[int]:
-    """Find processes of containers: their control groups are named by containerd."""
+def groups_of(processes: set[int]) -> set[Path]:
+    """Return the control groups that containerd made for the containers among processes."""
     found = set()
-    for entry in Path("/proc").glob("[0-9]*/cgroup"):
-        try:
-            if "/k8s.io/" in entry.read_text():
-                found.add(int(entry.parent.name))
-        except OSError:
-            continue
-    return found
-
-
-def groups() -> set[Path]:
-    return {path for top in ("k8s.io", "pointsman-lab") for path in Path("/sys/fs/cgroup").glob(f"*/{top}/*")}
+    for process in processes:
+        names = {line.split(":", 2)[2] for line in Path(f"/proc/{process}/cgroup").read_text().splitlines()}
+        found |= {name.lstrip("/") for name in names if name.startswith("/k8s.io/")}
+    return {
+        path for name in found for path in (Path("/sys/fs/cgroup", name), *Path("/sys/fs/cgroup").glob(f"*/{name}"))
+    }
 
 
 def test_what_a_killed_run_left_is_removed(web: Web) -> None:
     """The session's own cluster goes on meanwhile."""
-    pods_before, groups_before = of_pods(), groups()
     with subprocess.Popen([sys.executable, "-c", PROGRAM], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         prefix = process.stdout.readline().strip()
-        node = Namespace(f"{prefix}alone")
-        inodes = {node.inode()}
-        assert len(node.processes()) >= 3  # containerd, kubelet, a shim
-        assert of_pods() > pods_before
-        assert records.data(prefix).exists()
+        processes = cgroups.processes(cgroups.name_of(prefix))
+        groups = groups_of(processes)
+        assert (
+            len(processes) >= 6
+        )  # a mount namespace's holder, containerd, kubelet; a shim, its pause and its container
+        assert len(groups) >= 2
         os.kill(process.pid, signal.SIGKILL)
-    assert records.sweep() == [prefix]
-    assert namespaces.processes_in(inodes) == ()
+    assert prefix in records.sweep()
+    assert [process for process in processes if namespaces.is_running(process)] == []
+    assert [group for group in groups if group.exists()] == []
     assert namespaces.with_prefix(prefix) == []
-    assert of_pods() - pods_before == set()
-    assert groups() - groups_before == set()
     assert prefix not in Path("/proc/self/mountinfo").read_text()
     assert not records.data(prefix).exists()
     assert not (records.home() / prefix).exists()

@@ -52,7 +52,8 @@ The first patch has kube-proxy remove its own rules on every node, the second on
 that a stopped kube-proxy leaves behind send connections to endpoints that are gone.
 
 Back to kube-proxy: `kubectl -n kube-system rollout undo daemonset kube-proxy --to-revision=REVISION`, wait until it
-runs everywhere, then `helm uninstall pointsman`.
+runs everywhere, then `helm uninstall pointsman`. The pace of its updates is not undone: `kubectl -n kube-system patch
+daemonset kube-proxy -p '{"spec":{"updateStrategy":{"rollingUpdate":{"maxUnavailable":1}}}}'`.
 
 A new cluster of kubeadm needs none of this: `kubeadm init --skip-phases=addon/kube-proxy`. (A later `kubeadm upgrade`
 wants the same flag.)
@@ -64,7 +65,7 @@ replaced node by node. Rules stay in force all the time: an agent that ends leav
 
 * The operator keeps `caBundle` of the webhook's configuration. The chart never writes it, so that no upgrade blanks
   it, and Helm's server-side apply has no conflict with it.
-* **The ProxyConfig `default` belongs to the release.** Change it by `helm upgrade --reuse-values --set
+* **The ProxyConfig `default` belongs to the release.** Change it by `helm upgrade --reset-then-reuse-values --set
   proxyConfig.spec.…`. Fields that the values do not have may be changed by `kubectl`, and stay. A field that both have
   is a conflict at the next upgrade, and Helm names it (`--force-conflicts` decides for the values). To go on by hand:
   `kubectl annotate pxc default helm.sh/resource-policy=keep`, then `helm upgrade` with `proxyConfig.create=false`.
@@ -72,9 +73,9 @@ replaced node by node. Rules stay in force all the time: an agent that ends leav
 ## Uninstall
 
 `helm uninstall pointsman` first deletes the DaemonSet and waits: each agent sees that it is gone for good, and
-removes what it put into its node's kernel. Nodes that do not answer are named after `hooks.timeoutSeconds`; nothing
-else is uninstalled then. Try again, or go on without them: `helm uninstall pointsman --no-hooks`, which leaves all
-rules in force. So does `agent.onUninstall: keep`. Without a proxy the cluster's Services do not work: have another
+removes what it put into its node's kernel. Nodes that do not answer are named after `hooks.timeoutSeconds`; the
+operator and everything else stays then, and Helm calls the release `uninstalling`. Try again, or go on without them:
+`helm uninstall pointsman --no-hooks`, which leaves all rules in force. So does `agent.onUninstall: keep`. Without a proxy the cluster's Services do not work: have another
 one ready.
 
 What stays: the CustomResourceDefinitions with every ProxyConfig and NodeProxy, the Secret `pointsman-webhook-tls` and

@@ -53,10 +53,10 @@ def sweep(name: str) -> None:
     """
     deadline = time.monotonic() + _PATIENCE
     groups: set[str] = set()
-    while processes := _with_descendants(_members(name)):
+    while found := processes(name):
         if time.monotonic() > deadline:
-            raise LabError(f"processes {sorted(processes)} of the control group {name} do not end")
-        for process in processes:
+            raise LabError(f"processes {sorted(found)} of the control group {name} do not end")
+        for process in found:
             groups |= _groups_of(process)
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
@@ -67,6 +67,11 @@ def sweep(name: str) -> None:
         for group in {name, *groups} - {"/"}:
             _remove(hierarchy / group.lstrip("/"))
             _remove(hierarchy / group.lstrip("/").partition("/")[0])
+
+
+def processes(name: str) -> set[int]:
+    """Find the processes of a group, of those below it, and all descendants."""
+    return _with_descendants(_members(name))
 
 
 def _remove(group: Path) -> None:
@@ -84,14 +89,14 @@ def _members(name: str) -> set[int]:
     return found
 
 
-def _with_descendants(processes: set[int]) -> set[int]:
+def _with_descendants(members: set[int]) -> set[int]:
     """Add the children of processes, their children, and so on."""
     children: dict[int, list[int]] = {}
     for entry in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
             parent = int(entry.read_text("utf-8", "replace").rpartition(")")[2].split()[1])
             children.setdefault(parent, []).append(int(entry.parent.name))
-    found, new = set(processes), list(processes)
+    found, new = set(members), list(members)
     while new:
         more = set(children.get(new.pop(), ())) - found
         found |= more
