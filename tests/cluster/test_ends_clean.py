@@ -45,7 +45,7 @@ def test_what_a_killed_run_left_is_removed(web: Web) -> None:
         groups = groups_of(processes)
         assert (
             len(processes) >= 6
-        )  # a mount namespace's holder, containerd, kubelet; a shim, its pause and its container
+        )  # of the node: its mounts' holder, containerd, kubelet; of a Pod: shim, pause, container
         assert len(groups) >= 2
         os.kill(process.pid, signal.SIGKILL)
     assert prefix in records.sweep()

@@ -75,8 +75,8 @@ replaced node by node. Rules stay in force all the time: an agent that ends leav
 `helm uninstall pointsman` first deletes the DaemonSet and waits: each agent sees that it is gone for good, and
 removes what it put into its node's kernel. Nodes that do not answer are named after `hooks.timeoutSeconds`; the
 operator and everything else stays then, and Helm calls the release `uninstalling`. Try again, or go on without them:
-`helm uninstall pointsman --no-hooks`, which leaves all rules in force. So does `agent.onUninstall: keep`. Without a proxy the cluster's Services do not work: have another
-one ready.
+`helm uninstall pointsman --no-hooks`, which leaves all rules in force. So does `agent.onUninstall: keep`. Without a
+proxy the cluster's Services do not work: have another one ready.
 
 What stays: the CustomResourceDefinitions with every ProxyConfig and NodeProxy, the Secret `pointsman-webhook-tls` and
 the Leases. All of it goes with
