@@ -57,12 +57,13 @@ def granted(permissions: Permissions) -> set[Right]:
     return {(rule.group, resource, verb) for rule in rules for resource in rule.resources for verb in rule.verbs}
 
 
-RACES = {
+ELSEWHERE = {
     ("", "services", "get"),  # a refused Service's port was another one's a moment ago
     (GROUP, "nodeproxies", "get"),  # somebody wrote the object in between
     (GROUP, "proxyconfigs", "get"),
+    ("apiextensions.k8s.io", "customresourcedefinitions", "create"),  # they had been deleted
 }
-"""Rights of the operator that only a race needs; unit tests show them used."""
+"""Rights that are used when a race is lost, or in a cluster that was broken: other tests show that."""
 
 
 def test_each_right_is_used_and_nothing_is_refused(ground: Ground, web: Web) -> None:  # noqa: ARG001 - Services are there
@@ -71,7 +72,7 @@ def test_each_right_is_used_and_nothing_is_refused(ground: Ground, web: Web) -> 
     for permissions in (AGENT, OPERATOR, CRDS):
 
         def unused(permissions: Permissions = permissions) -> set[Right]:
-            return granted(permissions).difference(RACES, *map(rights, asked(cluster, permissions.account)))
+            return granted(permissions).difference(ELSEWHERE, *map(rights, asked(cluster, permissions.account)))
 
         cluster.wait_until(lambda: not unused(), lambda: f"{permissions.account} to use {sorted(unused())}")  # noqa: B023 - used at once
         forbidden = {

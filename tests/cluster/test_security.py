@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import base64
+import http.client
 import json
+import socket
+import ssl
 from collections.abc import Iterator  # noqa: TC003 (pytest reads the annotations of fixtures)
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from pointsman.lab.controlplane import kubeconfigs
-from pointsman.lab.controlplane.plane import KubectlError
+from pointsman.lab.controlplane.commands import ADDRESS, API_PORT
 
 if TYPE_CHECKING:
+    from pointsman.lab.controlplane.plane import ControlPlane
+
     from .conftest import Ground
 
 SYSTEM = "pointsman-system"
+NODE_PROXIES = "/apis/pointsman.dev/v1alpha1/nodeproxies"
 NET_ADMIN = 1 << 12  # linux/capability.h
 
 
@@ -81,15 +86,23 @@ def test_an_agents_token_is_good_for_its_own_node_alone(ground: Ground) -> None:
     token = next(processes(ground, "agent")) / "root/run/secrets/kubernetes.io/serviceaccount/token"
     own = json.loads(base64.urlsafe_b64decode(token.read_text().split(".")[1] + "=="))["kubernetes.io"]["node"]["name"]
     (other,) = set(ground.cluster.nodes) - {own}
-    kubeconfig = plane.files / "an-agent.kubeconfig"
-    kubeconfig.write_text(kubeconfigs.with_token_file(plane.authority.certificate, token))
-    command = (f"--kubeconfig={kubeconfig}", "--namespace=pointsman-system", "patch", "--type=merge", "-p")
-    status_of = ("--subresource=status", "nodeproxy")
-    assert "patched" in plane.kubectl(*command, '{"status": {"endpoints": 1}}', *status_of, own)
-    for patch, *target in (
-        ('{"status": {"endpoints": 1}}', *status_of, other),
-        ('{"spec": {"holderIdentity": "me"}}', "lease", f"pointsman-agent-{other}"),
-        ('{"spec": {"holderIdentity": "me"}}', "lease", "pointsman-operator"),
-    ):
-        with pytest.raises(KubectlError, match=rf"the agent of node {own} may write .* alone, not {target[-1]}"):
-            plane.kubectl(*command, patch, *target)
+    body = {"status": {"endpoints": 1}}
+    assert patch(plane, token.read_text(), f"{NODE_PROXIES}/{own}/status", body)[0] == 200
+    leases = f"/apis/coordination.k8s.io/v1/namespaces/{SYSTEM}/leases"
+    for path in (f"{NODE_PROXIES}/{other}/status", f"{leases}/pointsman-agent-{other}", f"{leases}/pointsman-operator"):
+        status_code, said = patch(plane, token.read_text(), path, body)
+        assert status_code == 403
+        assert f"the agent of node {own} may write" in said
+
+
+def patch(plane: ControlPlane, token: str, path: str, body: dict[str, Any]) -> tuple[int, str]:
+    """Send a merge patch with a token; returns HTTP's status and what the API server says."""
+    context = ssl.create_default_context(cadata=plane.authority.certificate.decode())
+    connection = http.client.HTTPSConnection(ADDRESS, API_PORT, context=context)
+    with plane.namespace.socket(socket.AF_INET, socket.SOCK_STREAM) as plain:
+        plain.connect((ADDRESS, API_PORT))
+        with context.wrap_socket(plain, server_hostname=ADDRESS) as connection.sock:
+            headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/merge-patch+json"}
+            connection.request("PATCH", path, json.dumps(body), headers)
+            answer = connection.getresponse()
+            return answer.status, str(json.loads(answer.read()).get("message", ""))

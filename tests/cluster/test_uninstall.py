@@ -48,7 +48,7 @@ def test_nothing_is_left(web: Web) -> None:
     assert rules(cluster) == dict.fromkeys(cluster.nodes, "")
     kept = CRDS | set(cluster.nodes)  # custom resources are kept, with what nodes have last said
     cluster.wait_until(lambda: objects(cluster) == kept, lambda: f"{objects(cluster) ^ kept} to go")
-    here = "pods,daemonsets,deployments,jobs,services,roles,rolebindings,poddisruptionbudgets,leases"
+    here = "pods,daemonsets,deployments,jobs,services,roles,rolebindings,poddisruptionbudgets,serviceaccounts"
     assert "pointsman" not in cluster.plane.kubectl("-n", "pointsman-system", "get", here, "-o", "name")
     for node in cluster.nodes.values():
         assert not list(Path(node.data, "pointsman").glob("*"))
