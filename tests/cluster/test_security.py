@@ -9,7 +9,7 @@ import socket
 import ssl
 from collections.abc import Iterator  # noqa: TC003 (pytest reads the annotations of fixtures)
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
