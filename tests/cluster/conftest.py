@@ -36,7 +36,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     if not wanted or session.config.option.collectonly or reporter is None:
         return
     try:
-        provide((*PROGRAMS, "helm"), reporter.write_line)
+        provide((*PROGRAMS, "helm", "kube-proxy"), reporter.write_line)
     except LabError as error:  # told by the tests that need them
         reporter.write_line(str(error), red=True)
 
