@@ -11,6 +11,7 @@ import pointsman
 from pointsman.api import crds, permissions
 from pointsman.lab.components.build import provide
 from pointsman.lab.components.catalogue import COMPONENTS
+from pointsman.lab.controlplane import commands
 from pointsman.lab.controlplane.api import ApiRefusedError
 from pointsman.lab.controlplane.cluster import proxy_config
 from pointsman.lab.controlplane.operators import NAMESPACE, Operators
@@ -50,15 +51,7 @@ def kube_proxy(plane: ControlPlane, node: str, mode: str) -> Proxy:
         node: name of the node.
         mode: ``nftables`` or ``iptables``.
     """
-    options = {
-        "kubeconfig": plane.user("system:kube-proxy"),
-        "hostname-override": node,
-        "proxy-mode": mode,
-        # The limit of tracked connections is the machine's, which a namespace may not set.
-        "conntrack-max-per-core": 0,
-        "conntrack-min": 0,
-    }
-    command = [str(kube_proxy_program()), *(f"--{key}={value}" for key, value in options.items())]
+    command = commands.kube_proxy(kube_proxy_program(), plane.user("system:kube-proxy"), node, mode=mode)
     return Proxy(KUBE_PROXY, f"{COMPONENTS['kube-proxy'].version} {mode}", tuple(command))
 
 
