@@ -6,7 +6,6 @@ There is no Service proxy in it: to install one is what it is there for.
 from __future__ import annotations
 
 import ipaddress
-import time
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -22,8 +21,8 @@ from pointsman.lab.controlplane.plane import ControlPlane
 from pointsman.lab.controlplane.pods import now
 from pointsman.lab.daemon import Daemon
 from pointsman.lab.layout import CLIENT_ADDRESSES
-from pointsman.lab.namespaces import LabError
 from pointsman.lab.network import Host
+from pointsman.lab.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -159,25 +158,8 @@ class ContainerCluster:
     def wait_until(
         self, done: Callable[[], bool], what: str | Callable[[], str], *, patience: float = _PATIENCE
     ) -> float:
-        """Wait until something is so.
-
-        Args:
-            done: tells whether it is.
-            what: what is waited for.
-            patience: seconds.
-
-        Returns:
-            How many seconds it took.
-
-        Raises:
-            LabError: it is not so in time.
-        """
-        begun = time.monotonic()
-        while not done():
-            if time.monotonic() - begun > patience:
-                raise LabError(f"waited {patience:g} s for {what if isinstance(what, str) else what()}")
-            time.sleep(_PAUSE)
-        return time.monotonic() - begun
+        """Wait until something is so; see `pointsman.lab.waiting`."""
+        return wait_until(done, what, patience=patience, pause=_PAUSE)
 
     def _declare(self, host: Host, pod_cidr: str, programs: dict[str, Path]) -> None:
         plane = self.plane

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ipaddress
 import sys
-import time
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -18,9 +17,9 @@ from pointsman.lab.controlplane.operators import NAMESPACE, Operators
 from pointsman.lab.controlplane.pods import Pods, now
 from pointsman.lab.daemon import Daemon
 from pointsman.lab.layout import CLIENT_ADDRESSES
-from pointsman.lab.namespaces import LabError
 from pointsman.lab.network import Host
 from pointsman.lab.servers import Servers
+from pointsman.lab.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -37,6 +36,7 @@ _CLIENT: Final = -6
 """The address of a node's client pod, in its network."""
 
 _PATIENCE: Final = 20.0
+_PAUSE: Final = 0.01
 
 
 class LiveNode(msgspec.Struct, eq=False):
@@ -159,27 +159,13 @@ class LiveCluster:
     def wait_until(
         self, done: Callable[[], bool], what: str | Callable[[], str], *, patience: float = _PATIENCE
     ) -> float:
-        """Wait until something is so.
+        """Wait until something is so; see `pointsman.lab.waiting`. What went wrong with Pods is said, too."""
 
-        Args:
-            done: tells whether it is.
-            what: what is waited for.
-            patience: seconds.
+        def said() -> str:
+            failures = "".join(f"\n{line}" for line in self.pods.failures[-5:])
+            return (what if isinstance(what, str) else what()) + failures
 
-        Returns:
-            How many seconds it took.
-
-        Raises:
-            LabError: it is not so in time.
-        """
-        begun = time.monotonic()
-        while not done():
-            if time.monotonic() - begun > patience:
-                words = what if isinstance(what, str) else what()
-                failures = "".join(f"\n{line}" for line in self.pods.failures[-5:])
-                raise LabError(f"waited {patience:g} s for {words}{failures}")
-            time.sleep(0.01)
-        return time.monotonic() - begun
+        return wait_until(done, said, patience=patience, pause=_PAUSE)
 
     def keep(self) -> None:
         """Leave everything up when this object is closed; Pods go on in a process of their own."""
