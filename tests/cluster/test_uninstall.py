@@ -49,7 +49,8 @@ def test_nothing_is_left(web: Web) -> None:
     kept = CRDS | set(cluster.nodes)  # custom resources are kept, with what nodes have last said
     cluster.wait_until(lambda: objects(cluster) == kept, lambda: f"{objects(cluster) ^ kept} to go")
     here = "pods,daemonsets,deployments,jobs,services,roles,rolebindings,poddisruptionbudgets,serviceaccounts"
-    assert "pointsman" not in cluster.plane.kubectl("-n", "pointsman-system", "get", here, "-o", "name")
+    names = ("-n", "pointsman-system", "get", here, "-o", "name")
+    cluster.wait_until(lambda: "pointsman" not in cluster.plane.kubectl(*names), "the operator's Pods to end")
     for node in cluster.nodes.values():
         assert not list(Path(node.data, "pointsman").glob("*"))
     client = web.clients["node-1"]

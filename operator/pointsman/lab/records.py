@@ -104,9 +104,7 @@ def remove(lab: Kept) -> None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(member.pid, number)
         _wait_for(ours)
-    namespaces.sweep(lab.prefix)
-    cgroups.sweep(cgroups.name_of(lab.prefix))
-    forget(lab.prefix)
+    _end(lab.prefix)
 
 
 def forget(prefix: str) -> None:
@@ -125,12 +123,18 @@ def sweep() -> list[str]:
     """
     spared = {lab.prefix for lab in kept()}
     gone = [prefix for prefix in namespaces.leftovers() if prefix not in spared]
-    for prefix in gone:
-        namespaces.sweep(prefix)
     for prefix in {*gone, *_orphaned_files()} - spared:
-        cgroups.sweep(cgroups.name_of(prefix))
-        forget(prefix)
+        _end(prefix)
     return gone
+
+
+def _end(prefix: str) -> None:
+    """End all processes of a lab, and remove its namespaces and files."""
+    cgroups.sweep(
+        cgroups.name_of(prefix)
+    )  # first: containers are found by their shims, which are in a node's namespace
+    namespaces.sweep(prefix)
+    forget(prefix)
 
 
 def _orphaned_files() -> Iterator[str]:
