@@ -13,8 +13,10 @@ import msgspec
 import pytest
 
 from pointsman.lab.components.build import provide
+from pointsman.lab.containers import machine
 from pointsman.lab.containers.cluster import PROGRAMS, ContainerCluster
-from pointsman.lab.containers.release import Release
+from pointsman.lab.containers.images import Images
+from pointsman.lab.containers.release import Release, image
 from pointsman.lab.namespaces import LabError
 from pointsman.lab.network import Host
 from pointsman.lab.traffic import Answered, connect
@@ -30,13 +32,16 @@ NODES = ("node-1", "node-2")
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Build the programs while no test's timeout is running."""
+    """Build programs and images while no test's timeout is running."""
     wanted = any(_HERE in item.path.parents for item in session.items)
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     if not wanted or session.config.option.collectonly or reporter is None:
         return
     try:
-        provide((*PROGRAMS, "helm", "kube-proxy"), reporter.write_line)
+        images = Images(provide((*PROGRAMS, "helm", "kube-proxy"), reporter.write_line), reporter.write_line)
+        machine.check()
+        images.of_nodes()
+        image(images, _CLONE)
     except LabError as error:  # told by the tests that need them
         reporter.write_line(str(error), red=True)
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 CLONE: Final = Path(__file__).parents[2]
 PAGE: Final = CLONE / "docs/conformance.md"
+LOGS: Final = CLONE / "build/conformance"
 NODES: Final = ("node-1", "node-2")
 
 
@@ -35,9 +36,9 @@ def main(arguments: list[str]) -> int:
     options = _parser().parse_args(arguments)
     records.sweep()
     found = {proxy: list(_results(proxy, options.focus)) for proxy in options.proxy or INSTALLERS}
-    about = table.About(
-        dt.datetime.now(dt.UTC).date().isoformat(), KUBERNETES.version, pointsman.__version__, platform.release()
-    )
+    today = dt.datetime.now(dt.UTC).date().isoformat()
+    kernel = ".".join(platform.release().split(".")[:2])
+    about = table.About(today, KUBERNETES.version, pointsman.__version__, kernel)
     if options.write:
         PAGE.write_text(table.page(about, found), "utf-8")
         _say(f"wrote {PAGE.relative_to(CLONE)}")
@@ -71,9 +72,10 @@ def _results(proxy: str, focus: str) -> Iterator[suite.Result]:
             _say(f"{'passed' if result.passed else 'FAILED'} after {result.seconds:5.1f} s: {result.name}")
             yield result
         log = cluster.plane.files / "logs/e2e.log"
-        kept = Path(f"{proxy}-e2e.log")
+        LOGS.mkdir(parents=True, exist_ok=True)
+        kept = LOGS / f"{proxy}.log"
         kept.write_bytes(log.read_bytes())
-        _say(f"what the tests said is in {kept}")
+        _say(f"what the tests said is in {kept.relative_to(CLONE)}")
 
 
 @contextlib.contextmanager
@@ -94,9 +96,11 @@ def _kube_proxy(cluster: ContainerCluster) -> Iterator[None]:
             Daemon(f"kube-proxy of {name}", node.host.namespace, command, plane.files / f"logs/proxy-{name}.log")
         )
         daemons[-1].start()
-    yield
-    for daemon in daemons:
-        daemon.kill()
+    try:
+        yield
+    finally:
+        for daemon in daemons:
+            daemon.kill()
 
 
 INSTALLERS: Final[dict[str, Callable[[ContainerCluster], contextlib.AbstractContextManager[None]]]] = {

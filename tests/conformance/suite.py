@@ -23,8 +23,13 @@ There is no cloud, and nodes that share a file system evict no Pod for the room 
 
 CONFORMANCE: Final = " [Conformance]"
 
+_LAST_LINES: Final = 30
+
 _NAME: Final = re.compile(r"^\[sig-network\] Services (?P<name>[^[].*?)( \[sig-network[^]]*\])?$")
 """Ginkgo's line before a test, which repeats the labels at its end."""
+
+_RAN: Final = re.compile(r"^Ran (?P<count>\d+) of \d+ Specs in ")
+"""Ginkgo's line at the end of all: without it they have not come to their end."""
 
 _ENDED: Final = re.compile(r"^• (?:\[(?P<verdict>\w+)\] )?\[(?P<seconds>[\d.]+) seconds\]$")
 """Ginkgo's line after a test that was not skipped."""
@@ -56,7 +61,7 @@ def run(cluster: ContainerCluster, program: Path, *, focus: str = FOCUS) -> Iter
         Each result when it is there.
 
     Raises:
-        LabError: nothing was run; the message says where its output is.
+        LabError: nothing was run, or not all that there is; the message holds the end of the output.
     """
     plane = cluster.plane
     log = plane.files / "logs/e2e.log"
@@ -72,16 +77,24 @@ def run(cluster: ContainerCluster, program: Path, *, focus: str = FOCUS) -> Iter
             text=True,
             cwd=plane.files,
         )
-    count = 0
     with process, log.open("w", encoding="utf-8") as kept:
         try:
-            for result in results(_copied(process.stdout or (), kept)):
-                count += 1
-                yield result
+            yield from results(_copied(process.stdout or (), kept))
         finally:
             process.terminate()
-    if not count:
-        raise LabError(f"no test of {focus!r} was run: {log.read_text('utf-8')[-2000:]}")
+    check_complete(log.read_text("utf-8"))
+
+
+def check_complete(output: str) -> None:
+    """Check that tests were run, and that each that was begun has ended.
+
+    Raises:
+        LabError: it is not so; the message holds the end of the output.
+    """
+    lines = output.splitlines()
+    counts = [int(found["count"]) for found in map(_RAN.match, lines) if found]
+    if len(counts) != 1 or counts[0] != len(list(results(lines))) or not counts[0]:
+        raise LabError("the tests did not come to their end; they say at last:\n" + "\n".join(lines[-_LAST_LINES:]))
 
 
 def results(lines: Iterable[str]) -> Iterator[Result]:

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
-from conformance.suite import Result, results
+import pytest
+
+from conformance.suite import Result, check_complete, results
 from conformance.table import About, page, regressions, summary
+from pointsman.lab.namespaces import LabError
 
 OUTPUT = """\
 [ReportBeforeSuite] PASSED [0.000 seconds]
@@ -28,6 +31,13 @@ k8s.io/kubernetes/test/e2e/network/service.go:2000
 • [2.000 seconds]
 """
 
+ENDED = """\
+[ReportAfterSuite] PASSED [0.000 seconds]
+
+Ran 3 of 3206 Specs in 76.386 seconds
+FAIL! -- 2 Passed | 1 Failed | 0 Pending | 3203 Skipped
+"""
+
 BASIC = "should serve a basic endpoint from pods [Conformance]"
 REJECTED = "should be rejected when no endpoints exist"
 GIVES_UP = "should give [up]"
@@ -39,6 +49,13 @@ def test_results_are_read_out_of_what_the_tests_say() -> None:
         Result(REJECTED, passed=False, seconds=62.486),
         Result(GIVES_UP, passed=True, seconds=2.0),
     ]
+
+
+def test_tests_that_did_not_come_to_their_end_are_an_error() -> None:
+    check_complete(OUTPUT + ENDED)
+    for cut in (OUTPUT, "", ENDED, OUTPUT.partition("S [SKIPPED]")[0] + ENDED, ENDED.replace("Ran 3", "Ran 0")):
+        with pytest.raises(LabError, match="did not come to their end"):
+            check_complete(cut)
 
 
 def result(name: str, *, passed: bool) -> Result:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,11 @@ def test_missing_programs_are_named_by_their_packages(monkeypatch: pytest.Monkey
     monkeypatch.setattr(namespaces, "find_program", find)
     monkeypatch.setattr(machine, "CNI_PLUGINS", tmp_path)
     assert machine.missing_packages() == ["busybox-static", "containerd", "containernetworking-plugins"]
+
+
+def test_a_program_that_needs_libraries_is_no_static_one() -> None:
+    assert not machine.is_static(Path(sys.executable).resolve())
+    assert machine.is_static(Path(namespaces.find_program("ldconfig")))  # the one that every Debian has
 
 
 def test_a_plain_user_is_told_to_become_root(monkeypatch: pytest.MonkeyPatch) -> None:

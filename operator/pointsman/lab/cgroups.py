@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ROOT: Final = "pointsman-lab"
+_CONTAINERD: Final = "k8s.io"
+"""Where containerd makes the groups of containers."""
+
 _MOUNT: Final = Path("/sys/fs/cgroup")
 _PATIENCE: Final = 10.0
 _PAUSE: Final = 0.02
@@ -57,16 +60,17 @@ def sweep(name: str) -> None:
         if time.monotonic() > deadline:
             raise LabError(f"processes {sorted(found)} of the control group {name} do not end")
         for process in found:
-            groups |= _groups_of(process)
+            groups |= {group for group in _groups_of(process) if group.startswith(f"/{_CONTAINERD}/")}
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
         time.sleep(_PAUSE)
     for hierarchy in _hierarchies():
         for directory, _, _ in os.walk(hierarchy / name.lstrip("/"), topdown=False):
             _remove(Path(directory))
-        for group in {name, *groups} - {"/"}:
+        for group in groups:
             _remove(hierarchy / group.lstrip("/"))
-            _remove(hierarchy / group.lstrip("/").partition("/")[0])
+        for top in (ROOT, _CONTAINERD):
+            _remove(hierarchy / top)
 
 
 def processes(name: str) -> set[int]:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _KEPT: Final = "kept.json"
-_DATA: Final = Path("/var/tmp/pointsman-lab")  # noqa: S108 (made by root alone, and by its mode closed to others)
+_DATA: Final = Path("/var/lib/pointsman-lab")
 _PATIENCE: Final = 3.0
 """Seconds that a process gets to end after SIGTERM."""
 
@@ -70,7 +70,7 @@ def make(prefix: str) -> Path:
 
 
 def data(prefix: str) -> Path:
-    """Return the directory for what is too much for a file system in memory; it need not be there."""
+    """Return the directory for what is too much for a file system in memory, which root alone can make."""
     return _DATA / prefix
 
 
@@ -138,7 +138,7 @@ def _end(prefix: str) -> None:
 
 
 def _orphaned_files() -> Iterator[str]:
-    for path in home().glob("pm*-*-"):
+    for path in (*home().glob("pm*-*-"), *_DATA.glob("pm*-*-")):
         pid = path.name[2:].partition("-")[0]
         if not namespaces.is_running(int(pid)):
             yield path.name

@@ -5,6 +5,7 @@ There is no Service proxy in it: to install one is what it is there for.
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -74,19 +75,19 @@ class ContainerCluster:
         self._say = say
         programs = provide(PROGRAMS, say)
         self.images = Images(programs, say)
-        self._shared = [self.images.pause(), self.images.agnhost(), self.images.coredns()]
+        self._shared = self.images.of_nodes()
         self.plane = ControlPlane(settings, say=say)
         self.nodes: dict[str, Node] = {}
+        self.scheduler = Daemon(
+            "kube-scheduler",
+            self.plane.namespace,
+            commands.kube_scheduler(programs["kube-scheduler"], self.plane.files),
+            self.plane.files / "logs/kube-scheduler.log",
+        )
         try:
             network = self.plane.network
             self.outside = network.client("outside", CLIENT_ADDRESSES[0])
             self.plane.user("system:kube-scheduler").rename(self.plane.files / "scheduler.kubeconfig")
-            self.scheduler = Daemon(
-                "kube-scheduler",
-                self.plane.namespace,
-                commands.kube_scheduler(programs["kube-scheduler"], self.plane.files),
-                self.plane.files / "logs/kube-scheduler.log",
-            )
             hosts = [network.node(name, str(_NODE_NETWORK[_FIRST_NODE + n])) for n, name in enumerate(names)]
             network.build()
             for number, host in enumerate(hosts):
@@ -132,12 +133,12 @@ class ContainerCluster:
 
     def close(self) -> None:
         """End everything and remove every trace."""
-        for node in self.nodes.values():
-            node.close()
-        if hasattr(self, "scheduler"):
-            self.scheduler.kill()
-        cgroups.sweep(cgroups.name_of(self.plane.network.prefix))
-        self.plane.close()
+        with contextlib.ExitStack() as stack:  # the rest ends, too, when the end of a node fails
+            stack.callback(self.plane.close)
+            stack.callback(cgroups.sweep, cgroups.name_of(self.plane.network.prefix))
+            stack.callback(self.scheduler.kill)
+            for node in self.nodes.values():
+                stack.callback(node.close)
 
     def bring(self, image: Image) -> None:
         """Let all nodes have an image."""

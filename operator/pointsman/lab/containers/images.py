@@ -50,16 +50,22 @@ class Image(msgspec.Struct, frozen=True):
 
 
 class Images:
-    """Builds images where they are missing.
-
-    Attributes:
-        programs: built programs by name, which go into images.
-    """
+    """Builds images where they are missing."""
 
     def __init__(self, programs: Mapping[str, Path], say: Callable[[str], None]) -> None:
+        """Prepare.
+
+        Args:
+            programs: built programs by name, which go into images.
+            say: is told the progress.
+        """
         self._programs = programs
         self._say = say
         self._home = store.home().parent / "images"
+
+    def of_nodes(self) -> tuple[Image, ...]:
+        """Those that every node has."""
+        return self.pause(), self.agnhost(), self.coredns()
 
     def pause(self) -> Image:
         """What holds a Pod's namespaces."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 from pathlib import Path
 from typing import Final
 
@@ -23,6 +24,7 @@ PACKAGES: Final = {
 """Programs, and the Debian packages that they come with."""
 
 _PLUGINS_PACKAGE: Final = "containernetworking-plugins"
+_PT_INTERP: Final = 3
 _WHOLE_RANGE: Final = 4294967295
 """Length of the range of user IDs where no user namespace is in the way (user_namespaces(7))."""
 
@@ -42,9 +44,19 @@ def check() -> None:
 def missing_packages() -> list[str]:
     """Name the Debian packages whose programs are not there."""
     missing = {package for program, package in PACKAGES.items() if not _has(program)}
+    if "busybox-static" not in missing and not is_static(Path(namespaces.find_program("busybox"))):
+        missing.add("busybox-static")
     if not (CNI_PLUGINS / "ptp").exists():
         missing.add(_PLUGINS_PACKAGE)
     return sorted(missing)
+
+
+def is_static(program: Path) -> bool:
+    """Tell whether a program runs where no library is: it names no interpreter (PT_INTERP, elf(5))."""
+    data = program.read_bytes()
+    (offset,) = struct.unpack_from("<Q", data, 0x20)
+    size, count = struct.unpack_from("<HH", data, 0x36)
+    return all(struct.unpack_from("<I", data, offset + size * n)[0] != _PT_INTERP for n in range(count))
 
 
 def _has(program: str) -> bool:

@@ -72,7 +72,7 @@ class Node:
         self._identity = identity
 
     def start(self, images: Iterable[Image]) -> None:
-        """Start everything, and bring in images; see `wait_until_ready`.
+        """Start everything, and bring in images; the node is ready when the API server says so.
 
         Raises:
             LabError: a program ended, or is not ready in time; the message holds the end of its log.

@@ -17,13 +17,25 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pointsman.lab.containers.cluster import ContainerCluster
-    from pointsman.lab.containers.images import Image
+    from pointsman.lab.containers.images import Image, Images
 
 NAME: Final = "pointsman"
 NAMESPACE: Final = "pointsman-system"
 _TIMEOUT: Final = "3m"
-_PARTS: Final = (".dockerignore", "pyproject.toml", "README.md", "LICENSE", "operator")
-"""What of a clone goes into the image, beside the lock files."""
+_PARTS: Final = (
+    *(".dockerignore", "LICENSE", "README.md", "operator", "pyproject.toml"),
+    *("requirements-build.lock", "requirements.lock"),
+)
+"""What of a clone goes into the image, as .dockerignore says."""
+
+
+def image(images: Images, clone: Path) -> Image:
+    """Build the image of a clone from its Dockerfile, where it is missing.
+
+    Raises:
+        LabError: the build failed.
+    """
+    return images.from_source("localhost/pointsman:lab", clone, _PARTS)
 
 
 class HelmError(LabError):
@@ -51,8 +63,7 @@ class Release:
         self._cluster = cluster
         self._chart = clone / "charts/pointsman"
         self._helm = provide(("helm",), say)["helm"]
-        locks = sorted(path.name for path in clone.glob("requirements*.lock"))
-        self.image = cluster.images.from_source("localhost/pointsman:lab", clone, (*_PARTS, *locks))
+        self.image = image(cluster.images, clone)
         cluster.bring(self.image)
 
     def install(self, values: Mapping[str, Any] | None = None) -> None:
