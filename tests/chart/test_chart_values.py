@@ -133,6 +133,14 @@ def test_the_defaults_may_be_given_as_values(chart: Chart) -> None:
         ("apiServer.host", "https://192.0.2.10", 'apiServer.host "https://192.0.2.10" is more than an address'),
         ("apiServer.host", "192.0.2.10:6443", 'apiServer.host "192.0.2.10:6443" is more than an address'),
         ("apiServer.host", "[fd00::1]:6443", 'apiServer.host "[fd00::1]:6443" is more than an address'),
+        ("apiServer.host", "192.0.2.10 ", 'apiServer.host "192.0.2.10 " has blanks'),
+        ("apiServer.host", "api example", 'apiServer.host "api example" has blanks'),
+        ("metrics.port", 10256, "metrics.port and agent.healthPort are both 10256"),
+        ("agent.healthPort", 10249, "metrics.port and agent.healthPort are both 10249"),
+        ("operator.healthPort", 9443, "operator.healthPort and webhook.port are both 9443"),
+        ("agent.stateDir", "/etc/pointsman", 'agent.stateDir "/etc/pointsman" is below /etc/pointsman'),
+        ("agent.stateDir", "/etc//pointsman/state/", 'agent.stateDir "/etc//pointsman/state/" is below'),
+        ("agent.stateDir", "/host/proc/sys/net/x", 'agent.stateDir "/host/proc/sys/net/x" is below'),
         ("webhook.certificates", "certManager", "webhook.certManager.issuerRef.name is empty"),
     ],
 )
@@ -140,7 +148,7 @@ def test_bad_values_are_refused_by_name(chart: Chart, path: str, value: object, 
     assert said in chart.refusal(with_value(path, value))
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1", "::1", "localhost"])
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1", "[::1]", "localhost"])
 def test_metrics_on_loopback_are_not_scraped(chart: Chart, address: str) -> None:
     said = chart.refusal({**HOST, "metrics": {"bindAddress": address, "serviceMonitor": {"enabled": True}}})
     assert f'metrics.bindAddress "{address}" is loopback, and metrics.serviceMonitor.enabled is true' in said
@@ -280,8 +288,16 @@ def found_by(monitor: Document, service: Document) -> bool:
     return bool(wanted <= service["metadata"]["labels"].items())
 
 
-def test_metrics_on_an_address(chart: Chart) -> None:
-    metrics = {"bindAddress": "fd00::1", "port": 10250}
+def test_ports_and_directories_that_only_look_alike_are_let_through(chart: Chart) -> None:
+    values = {**HOST, "webhook": {"enabled": False}, "operator": {"healthPort": 9443}}
+    rendered = chart.render(with_value("agent.stateDir", "/etc/pointsman-state", values))
+    assert "--healthz-address=:9443" in rendered.operator()["args"]
+    assert "--state-dir=/etc/pointsman-state" in rendered.agent()["args"]
+
+
+@pytest.mark.parametrize("address", ["fd00::1", "[fd00::1]"])
+def test_metrics_on_an_address(chart: Chart, address: str) -> None:
+    metrics = {"bindAddress": address, "port": 10250}
     assert "--metrics-address=[fd00::1]:10250" in chart.render({**HOST, "metrics": metrics}).agent()["args"]
 
 

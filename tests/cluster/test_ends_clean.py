@@ -1,4 +1,4 @@
-"""A cluster whose process was killed leaves processes, mounts and files behind: the next run removes them all."""
+"""A cluster takes its processes, mounts and files with it; those of one that was killed the next run removes."""
 
 from __future__ import annotations
 
@@ -9,19 +9,21 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
+
 from pointsman.lab import cgroups, namespaces, records
 
 if TYPE_CHECKING:
     from .conftest import Web
 
 PROGRAM = """
-import signal
+import sys
 from pointsman.lab.containers.cluster import ContainerCluster
 
 with ContainerCluster(["alone"]) as cluster:
     cluster.wait_until(lambda: any(p["status"]["phase"] == "Running" for p in cluster.pods("kube-system")), "a Pod")
     print(cluster.plane.network.prefix, flush=True)
-    signal.pause()
+    sys.stdin.read()
 """
 
 
@@ -36,9 +38,11 @@ def groups_of(processes: set[int]) -> set[Path]:
     }
 
 
-def test_what_a_killed_run_left_is_removed(web: Web) -> None:
+@pytest.mark.parametrize("killed", [False, True], ids=["closed", "killed"])
+def test_nothing_of_a_cluster_is_left(web: Web, killed: bool) -> None:  # noqa: FBT001 - a parameter
     """The session's own cluster goes on meanwhile."""
-    with subprocess.Popen([sys.executable, "-c", PROGRAM], stdout=subprocess.PIPE, text=True) as process:
+    command = [sys.executable, "-c", PROGRAM]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         prefix = process.stdout.readline().strip()
         processes = cgroups.processes(cgroups.name_of(prefix))
@@ -47,8 +51,10 @@ def test_what_a_killed_run_left_is_removed(web: Web) -> None:
             len(processes) >= 6
         )  # of the node: its mounts' holder, containerd, kubelet; of a Pod: shim, pause, container
         assert len(groups) >= 2
-        os.kill(process.pid, signal.SIGKILL)
-    assert prefix in records.sweep()
+        if killed:
+            os.kill(process.pid, signal.SIGKILL)
+    if killed:
+        assert prefix in records.sweep()
     assert [process for process in processes if namespaces.is_running(process)] == []
     assert [group for group in groups if group.exists()] == []
     assert namespaces.with_prefix(prefix) == []

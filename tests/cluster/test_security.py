@@ -18,7 +18,7 @@ from pointsman.lab.controlplane.commands import ADDRESS, API_PORT
 if TYPE_CHECKING:
     from pointsman.lab.controlplane.plane import ControlPlane
 
-    from .conftest import Ground
+    from .conftest import Ground, Web
 
 SYSTEM = "pointsman-system"
 NODE_PROXIES = "/apis/pointsman.dev/v1alpha1/nodeproxies"
@@ -59,6 +59,20 @@ def test_their_file_system_is_read_only(ground: Ground, component: str) -> None:
         options = {fields[4]: fields[5].split(",") for fields in mounts}
         assert "ro" in options["/"]
         assert "ro" in options["/proc/sys"]
+
+
+def test_the_image_is_small_of_programs_and_nobodys(web: Web) -> None:
+    """Pods that say nothing of a user run as the image's; nothing in it can build or install."""
+    pod = web.pods[0]
+    process = Path(
+        f"/proc/{web.ground.cluster.nodes[pod['spec']['nodeName']].process(pod['metadata']['uid'], 'server')}"
+    )
+    assert status(process)["Uid"].split() == ["65532"] * 4
+    programs = {
+        path.name for place in ("usr/bin", "opt/pointsman/bin") for path in (process / "root" / place).iterdir()
+    }
+    assert {"python3", "pointsman"} <= programs
+    assert not programs & {"cc", "gcc", "c++", "make", "pip", "pip3", "curl", "wget", "git"}
 
 
 def test_agents_set_sysctls_of_the_node(ground: Ground) -> None:

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pointsman.api.permissions import AGENT, OPERATOR, UNINSTALLER
 from pointsman.lab.traffic import Answered, Load, connect
+from support.audit import refused, unused
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,6 +55,9 @@ def test_nothing_is_left(web: Web) -> None:
     cluster.wait_until(lambda: "pointsman" not in cluster.plane.kubectl(*names), "the operator's Pods to end")
     for node in cluster.nodes.values():
         assert not list(Path(node.data, "pointsman").glob("*"))
+    assert unused(cluster, UNINSTALLER) == set()
+    for permissions in (UNINSTALLER, AGENT, OPERATOR):
+        assert refused(cluster, permissions) == set()
     client = web.clients["node-1"]
     assert not isinstance(connect(client, web.address, 80), Answered)
 

@@ -133,7 +133,10 @@ def test_addresses_are_read(text: str, address: Address | None) -> None:
     assert parse_address(text, "--healthz-address") == address
 
 
-@pytest.mark.parametrize("text", ["10256", "host:", "1.2.3.4:70000", "::1:80", "1.2.3.4:-1", "1.2.3.4:²"])
+BRACKETS = ("[[::1]]:80", "[::1:80", "::1]:80", "[1.2.3.4:80")
+
+
+@pytest.mark.parametrize("text", ["10256", "host:", "1.2.3.4:70000", "::1:80", "1.2.3.4:-1", "1.2.3.4:²", *BRACKETS])
 def test_a_bad_address_names_flag_value_and_remedy(text: str) -> None:
     with pytest.raises(ValueError, match=r"--healthz-address .*write IP:PORT"):
         parse_address(text, "--healthz-address")

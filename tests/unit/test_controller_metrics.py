@@ -28,6 +28,7 @@ def test_a_new_replica_has_counted_nothing_and_knows_of_no_certificate() -> None
     created = {name for name in ours if "_created" in name}
     assert {name: value for name, value in ours.items() if name not in created} == {
         "pointsman_operator_writes_total{outcome=done}": 0,
+        "pointsman_operator_writes_total{outcome=conflict}": 0,
         "pointsman_operator_writes_total{outcome=failed}": 0,
         "pointsman_admission_review_duration_seconds_count{}": 0,
         "pointsman_admission_review_duration_seconds_sum{}": 0,
@@ -37,13 +38,14 @@ def test_a_new_replica_has_counted_nothing_and_knows_of_no_certificate() -> None
 
 def test_what_is_counted_is_shown() -> None:
     metrics = OperatorMetrics()
-    metrics.count_write(done=True)
-    metrics.count_write(done=False)
+    for outcome in ("done", "conflict", "conflict", "failed"):
+        metrics.count_write(outcome)
     metrics.count_review("Service", 0.003, allowed=True)
     metrics.count_review("Service", 0.2, allowed=False)
     metrics.count_review("ProxyConfig", 0.0001, allowed=True)
     found = samples(metrics)
     assert found["pointsman_operator_writes_total{outcome=done}"] == 1
+    assert found["pointsman_operator_writes_total{outcome=conflict}"] == 2
     assert found["pointsman_operator_writes_total{outcome=failed}"] == 1
     assert found["pointsman_admission_reviews_total{kind=Service,verdict=allowed}"] == 1
     assert found["pointsman_admission_reviews_total{kind=Service,verdict=refused}"] == 1
@@ -78,5 +80,5 @@ STATES = ("desired", "updated", "ready")
 
 def test_two_replicas_in_one_process_share_nothing() -> None:
     one, other = OperatorMetrics(), OperatorMetrics()
-    one.count_write(done=True)
+    one.count_write("done")
     assert samples(other)["pointsman_operator_writes_total{outcome=done}"] == 0

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 
 from pointsman.api.nodeproxy import NodeProxySpec
@@ -14,7 +15,8 @@ from pointsman.controller.reconciler import Reconciler
 from pointsman.controller.view import View
 from pointsman.controller.writer import Writer
 from pointsman.model.objects import Node, ObjectKey, Service, ServicePort
-from pointsman.sources.apiserver.client import ApiError
+from pointsman.sources.apiserver.client import ApiError, Unreachable
+from pointsman.sources.protocol import SourceError
 from support.operator_api import OperatorApi, Puts, Time
 
 if TYPE_CHECKING:
@@ -33,9 +35,10 @@ class Ground:
         self.api = OperatorApi()
         self.view = View()
         self.leads = True
-        client: Any = Puts(self.api)
+        self.client: Any = Puts(self.api)
         self.time = Time()
-        self.writer = Writer(client, self.view, "me", self.time, lambda: self.leads)
+        self.counted: list[str] = []
+        self.writer = Writer(self.client, self.view, "me", self.time, lambda: self.leads, count=self.counted.append)
 
     def carry_out(self, action: Action) -> bool:
         return asyncio.run(self.writer.carry_out(action))
@@ -157,24 +160,53 @@ def test_who_does_not_lead_writes_nothing(ground: Ground) -> None:
     assert ground.api.writes == []
 
 
+def test_what_was_sent_is_counted_once_and_what_was_not_never(ground: Ground) -> None:
+    action = do.CreateNodeProxy("n1", "uid-1", SPEC)
+    ground.leads = False
+    ground.carry_out(action)
+    assert ground.counted == []
+    ground.leads = True
+    ground.api.refusals = [ApiError(403, "Forbidden", "no rights")]
+    for _ in range(3):
+        ground.carry_out(action)  # the refusal pauses the second and the third
+    assert ground.counted == ["failed"]
+    ground.time.now += 1
+    ground.carry_out(action)
+    assert ground.counted == ["failed", "done"]
+
+
+@pytest.mark.parametrize("status", [409, 404])
+def test_a_conflict_and_an_object_that_is_gone_are_no_failures(ground: Ground, status: int) -> None:
+    ground.api.refusals = [ApiError(status)]
+    assert ground.carry_out(do.DeleteNodeProxy("n1"))
+    assert ground.counted == ["conflict"]
+
+
+@pytest.mark.parametrize("error", [Unreachable("gone"), SourceError("no token"), msgspec.DecodeError("no JSON")])
+def test_a_request_without_an_answer_has_failed(
+    ground: Ground, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def post(*_: object) -> bytes:
+        raise error
+
+    monkeypatch.setattr(ground.client, "post", post)
+    with pytest.raises(type(error)):
+        ground.carry_out(do.CreateNodeProxy("n1", "uid-1", SPEC))
+    assert ground.counted == ["failed"]
+
+
 class Deciding(Ground):
     """With a reconciler, one node and one ProxyConfig."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.done: list[bool] = []
-        self.reconciler = Reconciler(
-            self.view, self.writer, lambda: self.leads, self.time, asyncio.Event(), count=self.count
-        )
+        self.reconciler = Reconciler(self.view, self.writer, lambda: self.leads, self.time, asyncio.Event())
         document = {"metadata": {"name": "default", "generation": 1}, "spec": {}}
         self.api.put(CONFIG, document)
         self.view.put(Node("n1"), 1, "uid-1")
         self.view.put(ProxyConfig.read(document), 1)
         for kind in ("Node", "ProxyConfig", "NodeProxy"):
             self.view.mark_listed(kind)
-
-    def count(self, *, done: bool) -> None:
-        self.done.append(done)
 
     def turn(self) -> float | None:
         return asyncio.run(self.reconciler.turn())
@@ -184,7 +216,7 @@ def test_a_decision_is_carried_out_and_the_next_one_finds_nothing_to_do() -> Non
     ground = Deciding()
     ground.turn()
     assert [path for _, path in ground.api.writes] == [f"{PROXIES}/n1", CONFIG]
-    assert ground.done == [True, True]
+    assert ground.counted == ["done", "done"]
     writes = len(ground.api.writes)
     for _ in range(3):
         ground.turn()
