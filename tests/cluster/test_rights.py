@@ -42,13 +42,17 @@ def test_each_right_is_used_and_nothing_is_refused(ground: Ground, web: Web) -> 
     cluster = ground.cluster
     with cleared(cluster):
         exercise(cluster)
+        for permissions in (AGENT, OPERATOR, CRDS):
+            wait_until_used(cluster, permissions)
     for permissions in (AGENT, OPERATOR, CRDS):
+        assert not refused(cluster, permissions), permissions.account
 
-        def unsaid(permissions: Permissions = permissions) -> set[Right]:
-            return unused(cluster, permissions) - ELSEWHERE
 
-        cluster.wait_until(lambda: not unsaid(), lambda: f"{permissions.account} to use {sorted(unsaid())}")  # noqa: B023 - used at once
-        assert not refused(cluster, permissions)
+def wait_until_used(cluster: ContainerCluster, permissions: Permissions) -> None:
+    def missing() -> set[Right]:
+        return unused(cluster, permissions) - ELSEWHERE
+
+    cluster.wait_until(lambda: not missing(), lambda: f"{permissions.account} to use {sorted(missing())}")
 
 
 def exercise(cluster: ContainerCluster) -> None:
