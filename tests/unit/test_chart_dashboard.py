@@ -57,7 +57,7 @@ def busy_operator() -> bytes:
     nodes = {"desired": 3, "updated": 3, "ready": 2, "summary": "2/3"}
     config = ProxyConfig.read({"metadata": {"name": "default"}, "spec": {}, "status": {"nodes": nodes}})
     metrics = OperatorMetrics()
-    metrics.count_write(done=True)
+    metrics.count_write("done")
     metrics.count_review("Service", 0.003, allowed=True)
     metrics.watch_certificate(lambda: datetime(2027, 1, 1, tzinfo=UTC))
     metrics.follow(Known({"default": config}, lambda: True, lambda: 7, lambda: None))

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
 
     from pointsman.api.proxyconfig import ProxyConfig
+    from pointsman.controller.writer import Outcome
     from pointsman.process.exposition import Values
 
 REVIEW_BUCKETS: Final = tuple(0.0005 * 2**n for n in range(14))
@@ -43,7 +44,7 @@ class OperatorMetrics:
 
     def __init__(self) -> None:
         self._known: Known | None = None
-        self._writes = {"done": 0, "failed": 0}
+        self._writes: dict[Outcome, int] = {"done": 0, "conflict": 0, "failed": 0}
         self._reviews: dict[tuple[str, str], int] = {}
         self._seconds = Histogram(REVIEW_BUCKETS)
         self._certificate_end: Callable[[], datetime | None] = _never
@@ -53,9 +54,9 @@ class OperatorMetrics:
         """Ask `known` at each scrape."""
         self._known = known
 
-    def count_write(self, *, done: bool) -> None:
-        """Count one write of what was decided."""
-        self._writes["done" if done else "failed"] += 1
+    def count_write(self, outcome: Outcome) -> None:
+        """Count one request to write what was decided."""
+        self._writes[outcome] += 1
 
     def count_review(self, kind: str, seconds: float, *, allowed: bool) -> None:
         """Count one admission review of an object of a kind."""
@@ -74,7 +75,7 @@ class OperatorMetrics:
     def collect(self) -> Iterator[Metric]:
         """Yield everything as prometheus_client's metrics."""
         writes: Values = {(outcome,): count for outcome, count in self._writes.items()}
-        yield counter("pointsman_operator_writes_total", "Writes of what was decided", ("outcome",), writes)
+        yield counter("pointsman_operator_writes_total", "Requests to write what was decided", ("outcome",), writes)
         reviews: Values = dict(self._reviews.items())
         yield counter("pointsman_admission_reviews_total", "Admission reviews", ("kind", "verdict"), reviews)
         name, help_text = "pointsman_admission_review_duration_seconds", "Seconds from a review to its answer"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -15,7 +15,6 @@ from pointsman.sources.protocol import SourceError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pointsman.controller.actions import Action
     from pointsman.controller.view import View
     from pointsman.controller.writer import Writer
     from pointsman.process.clock import Clock
@@ -28,14 +27,6 @@ _LONGEST: Final = 30.0
 """Seconds until what failed is decided again."""
 
 
-class Count(Protocol):
-    """Counts writes."""
-
-    def __call__(self, *, done: bool) -> None:
-        """Count one."""
-        ...
-
-
 class Reconciler:
     """Decides and writes whenever something changed or time is due, while this replica leads.
 
@@ -45,7 +36,6 @@ class Reconciler:
         leads: tells whether this replica leads.
         clock: time.
         wake: set by others when something changed.
-        count: told of each write whether it was done.
 
     Attributes:
         decided: how many times it has decided.
@@ -58,8 +48,6 @@ class Reconciler:
         leads: Callable[[], bool],
         clock: Clock,
         wake: asyncio.Event,
-        *,
-        count: Count | None = None,
     ) -> None:
         self.decided = 0
         self._view = view
@@ -67,7 +55,6 @@ class Reconciler:
         self._leads = leads
         self._clock = clock
         self._wake = wake
-        self._count = count
         self._memory = Memory()
         self._led = False
         self._pause = _SHORTEST
@@ -93,19 +80,13 @@ class Reconciler:
         actions = reconcile(self._view, self._memory, now)
         self.decided += 1
         try:
-            done = [await self._carry_out(action) for action in actions]
+            done = [await self._writer.carry_out(action) for action in actions]
         except (Unreachable, SourceError, msgspec.DecodeError) as error:
             _LOG.warning("cannot write what was decided: %s; it is decided again", error)
             done = [False]
         if actions:
             _LOG.debug("decided on %d writes, %d done", len(actions), sum(done))
         return self._due(done)
-
-    async def _carry_out(self, action: Action) -> bool:
-        done = await self._writer.carry_out(action)
-        if self._count is not None:
-            self._count(done=done)
-        return done
 
     def _due(self, done: list[bool]) -> float | None:
         """Return when to decide again, after writes of which some may have failed."""

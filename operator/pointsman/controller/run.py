@@ -116,8 +116,10 @@ class Operator:
         self._link = link = Link(client, backoff.SystemClock(), random.SystemRandom())
         wake = asyncio.Event()
         leadership = Leadership(client, options.namespace, options.identity, clock, wake.set)
-        writer = Writer(client, view, options.identity, clock, lambda: leadership.leads)
-        reconciler = Reconciler(view, writer, lambda: leadership.leads, clock, wake, count=self._metrics.count_write)
+        writer = Writer(
+            client, view, options.identity, clock, lambda: leadership.leads, count=self._metrics.count_write
+        )
+        reconciler = Reconciler(view, writer, lambda: leadership.leads, clock, wake)
         self._metrics.follow(
             Known(view.configs, lambda: leadership.leads, lambda: reconciler.decided, lambda: link.outage)
         )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 import msgspec
 import pydantic
@@ -22,7 +22,8 @@ from pointsman.controller import actions as do
 from pointsman.controller.conditions import PROGRAMMED
 from pointsman.model.kinds import BY_KIND
 from pointsman.model.objects import ObjectKey
-from pointsman.sources.apiserver.client import ApiError
+from pointsman.sources.apiserver.client import ApiError, Unreachable
+from pointsman.sources.protocol import SourceError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,6 +45,8 @@ _LONGEST: Final = 60.0
 """Seconds until a write that was refused is tried again; others go on meanwhile."""
 _MANY: Final = 10_000
 _LOG: Final = logging.getLogger(__name__)
+Outcome = Literal["done", "conflict", "failed"]
+"""What became of a request that was sent. `conflict`: somebody wrote meanwhile, or the object is gone."""
 
 
 class _Refused(NamedTuple):
@@ -63,16 +66,25 @@ class Writer:
         identity: of this replica, for events.
         clock: time.
         is_allowed: asked before each write: a replica that does not lead any more must not write.
+        count: told of each request that was sent what became of it.
     """
 
     def __init__(
-        self, client: ApiClient, view: View, identity: str, clock: Clock, is_allowed: Callable[[], bool]
+        self,
+        client: ApiClient,
+        view: View,
+        identity: str,
+        clock: Clock,
+        is_allowed: Callable[[], bool],
+        *,
+        count: Callable[[Outcome], None],
     ) -> None:
         self._client = client
         self._view = view
         self._identity = identity
         self._clock = clock
         self._is_allowed = is_allowed
+        self._count = count
         self._refused: dict[str, _Refused] = {}
 
     async def carry_out(self, action: Action) -> bool:
@@ -80,6 +92,8 @@ class Writer:
 
         Raises:
             Unreachable: the API server does not answer.
+            SourceError: the credentials cannot be read any more.
+            msgspec.DecodeError: the answer cannot be read.
         """
         if not self._is_allowed():
             return False
@@ -91,14 +105,20 @@ class Writer:
             await self._send(action)
         except ApiError as error:
             return await self._settle(action, what, error)
+        except (Unreachable, SourceError, msgspec.DecodeError):
+            self._count("failed")
+            raise
+        self._count("done")
         self._refused.pop(what, None)
         return True
 
     async def _settle(self, action: Action, what: str, error: ApiError) -> bool:
         """Take a refusal; tell whether that settles the action."""
         if error.status in (HTTPStatus.CONFLICT, HTTPStatus.NOT_FOUND):
+            self._count("conflict")
             await self._refresh(action)
             return True
+        self._count("failed")
         before = self._refused.get(what, _Refused("", 0.0, _SHORTEST / 2))
         if before.said != str(error):
             _LOG.warning("cannot %s: %s; it is tried again", what, error)
