@@ -68,7 +68,7 @@ imagePullSecrets:
 
 {{/* Where an agent's metrics answer: on loopback, unless somebody is to scrape them. */}}
 {{- define "pointsman.metricsAddress" -}}
-{{- $host := .Values.metrics.bindAddress }}
+{{- $host := .Values.metrics.bindAddress | trimPrefix "[" | trimSuffix "]" }}
 {{- if and (not $host) (not .Values.metrics.serviceMonitor.enabled) }}
 {{- $host = "127.0.0.1" }}
 {{- end }}

@@ -101,8 +101,8 @@ class Metrics(Piece):
     """What agents and operator count."""
 
     bind_address: str = ""
-    """Address of a node on which its agent's `/metrics` answers, IPv6 without brackets. Empty: `127.0.0.1`, as
-    kube-proxy; with `serviceMonitor.enabled` all addresses, as nobody could scrape it."""
+    """Address of a node on which its agent's `/metrics` answers, IPv6 with or without brackets. Empty: `127.0.0.1`,
+    as kube-proxy; with `serviceMonitor.enabled` all addresses, as nobody could scrape it."""
 
     port: Port = 10249
     """Its port."""

@@ -6,7 +6,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
-from pointsman.api.chart_parts import EVERYWHERE, AnyMapping, IntOrShare, Piece, Pod, Port, Resources, Seconds
+from pointsman.api.chart_parts import EVERYWHERE, AnyMapping, IntOrShare, Piece, Pod, Port, Resources, Seconds, Texts
 
 _OPERATOR_LABELS: Final = {"app.kubernetes.io/name": "pointsman", "app.kubernetes.io/component": "operator"}
 
@@ -38,8 +38,13 @@ class Agent(Pod):
     se_linux_options: AnyMapping = Field(default_factory=dict)
     """`seLinuxOptions` of the container, for nodes on which SELinux would keep it from `stateDir`: `{type: spc_t}`."""
 
+    node_selector: Texts = Field(default={"kubernetes.io/os": "linux"})
+    """Labels of the nodes that agents run on. A node that is taken out keeps the rules of that time: run `pointsman
+    cleanup` there."""
+
     tolerations: list[AnyMapping] = Field(default=EVERYWHERE)
-    """All nodes need their proxy, whatever their taints."""
+    """All nodes need their proxy, whatever their taints. A node whose agent is evicted by a taint keeps the rules of
+    that time: run `pointsman cleanup` there if it is to be without a proxy."""
 
     priority_class_name: str = "system-node-critical"
     """Pods of this class are the last to be evicted."""

@@ -70,7 +70,8 @@ class Hooks(Piece):
 
     timeout_seconds: Annotated[int, Field(ge=10, le=86400)] = 240
     """How long the one before `helm uninstall` waits for the nodes to be clean; Helm's own `--timeout` (5 minutes)
-    should be longer. Then it says which nodes are left, and nothing is uninstalled."""
+    should be longer. Then it says which nodes are left: the agents' DaemonSet is deleted by then and the other nodes
+    are clean, everything else of the release stays. All of these Jobs are stopped 30 seconds after that time."""
 
     resources: Resources = Resources(requests={"cpu": "20m", "memory": "64Mi"}, limits={"memory": "256Mi"})
     """Of the Jobs' container."""

@@ -38,9 +38,10 @@ def parse_address(text: str, flag: str) -> Address | None:
     if not text:
         return None
     host, colon, port = text.rpartition(":")
-    bare = host.removeprefix("[").removesuffix("]")
-    well = colon and port.isascii() and port.isdigit() and int(port) <= _MAX_PORT and (":" not in bare or bare != host)
-    if not well:
+    bracketed = host.startswith("[") and host.endswith("]")
+    bare = host[1:-1] if bracketed else host
+    has_port = bool(colon) and port.isascii() and port.isdigit() and int(port) <= _MAX_PORT
+    if not has_port or (":" in bare and not bracketed) or "[" in bare or "]" in bare:
         raise ValueError(f"{flag} {text}: is no address with a port; write IP:PORT, [IPv6]:PORT, or '' for none")
     return Address(None if bare in {"", "::"} else bare, int(port))
 
