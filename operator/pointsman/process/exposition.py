@@ -44,11 +44,13 @@ class Exposition:
         """Write everything in Prometheus' text format, version 0.0.4."""
         from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest  # noqa: PLC0415 (see above)
 
-        if self._registry is None:
-            self._registry = CollectorRegistry(auto_describe=False)
-            ProcessCollector(registry=self._registry)
-            self._registry.register(self._collector)
-        return generate_latest(self._registry)
+        registry = self._registry
+        if registry is None:
+            registry = CollectorRegistry(auto_describe=False)
+            ProcessCollector(registry=registry)
+            registry.register(self._collector)
+            self._registry = registry  # last: scrapes run in threads, and none must meet one that is half filled
+        return generate_latest(registry)
 
 
 class Histogram:
