@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pointsman.lab.containers.cluster import ContainerCluster
 
 FOCUS: Final = r"\[sig-network\] Services"
-SKIP: Final = r"\[Slow\]|\[Disruptive\]|\[Serial\]|\[Alpha\]|\[Feature:|LoadBalancer|SCTP|evicted pods"
+SKIP: Final = r"\[Slow\]|\[Disruptive\]|\[Alpha\]|\[Feature:|LoadBalancer|evicted pods"
 """What takes very long, breaks nodes, is not there by default, or needs what is not here.
 
 There is no cloud, and nodes that share a file system evict no Pod for the room that it takes.
