@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from pointsman.api.permissions import AGENT, OPERATOR, UNINSTALLER
+from pointsman.api.permissions import AGENT, UNINSTALLER
+from pointsman.lab.containers.release import HelmError
 from pointsman.lab.traffic import Answered, Load, connect
 from support.audit import refused, unused
 
@@ -43,6 +46,25 @@ def objects(cluster: ContainerCluster) -> set[str]:
 
 
 @pytest.mark.usefixtures("again")
+def test_an_agent_that_left_its_rules_is_named(web: Web) -> None:
+    """It was killed while it should have cleaned up; the release is there until somebody has looked after the node."""
+    cluster, release = web.ground.cluster, web.ground.release
+    release.upgrade({"agent": {"terminationGracePeriodSeconds": 2}})
+    pods = cluster.pods("pointsman-system", "app.kubernetes.io/component=agent")
+    (pod,) = (pod for pod in pods if pod["spec"]["nodeName"] == "node-1")
+    os.kill(cluster.nodes["node-1"].process(pod["metadata"]["uid"], "agent"), signal.SIGSTOP)
+    with pytest.raises(HelmError):
+        release.uninstall()
+    said = cluster.plane.kubectl("-n", "pointsman-system", "logs", "job/pointsman-uninstaller")
+    assert "the agents of 1 node: node-1 have ended without removing their rules" in said
+    assert {name: bool(tables) for name, tables in rules(cluster).items()} == {"node-1": True, "node-2": False}
+    for family in ("ip", "ip6"):
+        cluster.nodes["node-1"].host.namespace.run("nft", "delete", "table", family, "pointsman")
+    cluster.plane.kubectl("-n", "pointsman-system", "delete", "lease", "pointsman-agent-node-1")
+    release.uninstall()
+
+
+@pytest.mark.usefixtures("again")
 def test_nothing_is_left(web: Web) -> None:
     cluster = web.ground.cluster
     assert all("pointsman" in tables for tables in rules(cluster).values())
@@ -56,7 +78,7 @@ def test_nothing_is_left(web: Web) -> None:
     for node in cluster.nodes.values():
         assert not list(Path(node.data, "pointsman").glob("*"))
     assert unused(cluster, UNINSTALLER) == set()
-    for permissions in (UNINSTALLER, AGENT, OPERATOR):
+    for permissions in (UNINSTALLER, AGENT):  # the operator lives on for a moment when its rights are gone
         assert refused(cluster, permissions) == set()
     client = web.clients["node-1"]
     assert not isinstance(connect(client, web.address, 80), Answered)

@@ -225,13 +225,14 @@ def test_an_uninstallation_leaves_nothing_on_the_node(made: Ground, pod: dict[st
     uninstalling.wait_until(lambda: f"1 node: {NODE}" in said.read_text("utf-8"), "names no node", patience=20)
     made.kubelet(pod, agent)
     until(lambda: not uninstalling.running)
-    assert said.read_text("utf-8").splitlines()[-1] == "every agent is gone"
+    assert said.read_text("utf-8").splitlines()[-1].startswith("every agent is gone")
     assert made.plane.api.find(f"{DAEMON_SETS}/{AGENTS}") is None
     assert made.tables() == []
     assert list(tmp_path.iterdir()) == []
     assert "deleted: removing all that Pointsman put into this node" in agent.daemon.log.read_text("utf-8")
     again = made.run("pointsman-uninstaller", "uninstall")
-    assert (again.returncode, again.stdout.splitlines()[-1]) == (0, "every agent is gone")
+    assert again.returncode == 0
+    assert again.stdout.splitlines()[-1].startswith("every agent is gone")
 
 
 @pytest.mark.usefixtures("pod")

@@ -67,6 +67,20 @@ def test_without_a_node_object_the_lease_has_no_owner() -> None:
     assert "ownerReferences" not in script.writes.objects[LEASE]["metadata"]
 
 
+def test_an_agent_that_left_nothing_gives_its_lease_back() -> None:
+    script = Script(60.0)
+    script.writes.objects[LEASE] = {
+        "metadata": {"name": "pointsman-agent-node-1"},
+        "spec": {"holderIdentity": "node-1"},
+    }
+    assert asyncio.run(script.keeper.give_back())
+    assert script.writes.objects[LEASE]["spec"]["holderIdentity"] == ""
+
+
+def test_a_lease_that_cannot_be_given_back_is_no_fault() -> None:
+    assert not asyncio.run(Script(60.0).keeper.give_back())  # there is none
+
+
 def test_it_is_renewed_each_ten_seconds() -> None:
     script = Script(60.0)
     script.writes.objects[LEASE] = {"metadata": {"name": "pointsman-agent-node-1"}, "spec": {}}

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 DEFINITIONS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 NAMES = [document["metadata"]["name"] for document in crds.documents()]
 DAEMON_SET = "/apis/apps/v1/namespaces/here/daemonsets/pointsman-agent"
+GONE = "every agent is gone, and has removed what it put into its node's kernel"
 PODS = "/api/v1/namespaces/here/pods"
+LEASES = "/apis/coordination.k8s.io/v1/namespaces/here/leases"
 
 
 class Steps:
@@ -57,7 +59,7 @@ class Api:
     server = "https://api:6443"
 
     def __init__(self) -> None:
-        self.objects: dict[str, Any] = {}
+        self.objects: dict[str, Any] = {LEASES: {"items": []}}
         self.calls: list[tuple[str, str, Any]] = []
         self.fault: Exception | None = None
 
@@ -112,6 +114,10 @@ class Scene:
     def pods(self, *nodes: str) -> None:
         other = {"metadata": {"name": "pointsman-operator-1"}, "spec": {"nodeName": "elsewhere"}}
         self.api.objects[PODS] = {"items": [other, *map(pod, nodes)]}
+
+
+def lease(name: str, holder: str | None) -> dict[str, Any]:
+    return {"metadata": {"name": name}, "spec": {} if holder is None else {"holderIdentity": holder}}
 
 
 def pod(node: str) -> dict[str, Any]:
@@ -212,7 +218,7 @@ def test_agents_are_deleted_and_waited_for(scene: Scene) -> None:
         "DaemonSet here/pointsman-agent is being deleted",
         "waiting for the agents of 2 nodes: a, b",
         "waiting for the agents of 1 node: b",
-        "every agent is gone",
+        GONE,
     ]
     assert scene.clock.now == 108.0
 
@@ -221,7 +227,7 @@ def test_agents_that_are_gone_already_are_well(scene: Scene) -> None:
     scene.pods()
     scene.uninstall()
     assert scene.api.calls == []
-    assert scene.said == ["DaemonSet here/pointsman-agent is gone already", "every agent is gone"]
+    assert scene.said == ["DaemonSet here/pointsman-agent is gone already", GONE]
 
 
 def test_pods_that_outlive_their_daemon_set_are_waited_for(scene: Scene) -> None:
@@ -252,3 +258,20 @@ def test_who_may_not_delete_is_told_what_is_missing(scene: Scene) -> None:
     scene.api.fault = ApiError(403, "Forbidden", "no")
     with pytest.raises(InstallError, match=r"let the account delete daemonsets\.apps of the name pointsman-agent"):
         scene.uninstall()
+
+
+def test_nodes_whose_agent_left_its_rules_are_named(scene: Scene) -> None:
+    """Also when there is no Pod any more: somebody may have ended it by force, or called this twice."""
+    scene.pods()
+    leases = [
+        lease("pointsman-agent-clean", ""),
+        lease("pointsman-agent-killed", "killed"),
+        lease("pointsman-operator", "one"),
+        lease("pointsman-agent-never", None),
+    ]
+    scene.api.objects[LEASES] = {"items": leases}
+    with pytest.raises(InstallError, match=r"of 1 node: killed have ended without .* nft delete table ip pointsman"):
+        scene.uninstall()
+    leases[1]["spec"]["holderIdentity"] = ""
+    scene.uninstall()
+    assert scene.said[-1] == GONE

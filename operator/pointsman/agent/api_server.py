@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from typing import TYPE_CHECKING, Final
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from pointsman.sources.apiserver.client import ApiClient
     from pointsman.sources.protocol import Batch
 
+_LOG: Final = logging.getLogger(__name__)
 _PATIENCE: Final = 10.0
 """Seconds after its start for which an agent that has not synced yet leaves the status to what its predecessor said."""
 
@@ -107,6 +109,11 @@ class FromApiServer:
     async def verdict(self) -> Verdict | None:
         """Tell whether the agent ends because Pointsman is uninstalled; None without ``--clean-up-with``."""
         return await self._owner.verdict() if self._owner is not None else None
+
+    async def tell_clean(self) -> None:
+        """Give the Lease back, by which the uninstaller knows of it."""
+        if not await self._lease.give_back():
+            _LOG.warning("the API server could not be told that nothing is left: this node will be named as unclean")
 
     def _owned_by(self, client: ApiClient, options: AgentOptions) -> Owner:
         problems, clock = self._inside.problems, self._inside.clock

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _LOG: Final = logging.getLogger(__name__)
 
 
-async def end(verdict: Verdict | None, clean_up: Callable[[], Awaitable[None]], state_dir: Path | None) -> None:
+async def end(verdict: Verdict | None, clean_up: Callable[[], Awaitable[None]], state_dir: Path | None) -> bool:
     """Leave everything in force, or remove it; called when nothing is synced any more.
 
     Args:
@@ -27,12 +27,15 @@ async def end(verdict: Verdict | None, clean_up: Callable[[], Awaitable[None]], 
         clean_up: removes everything from the kernel.
         state_dir: directory whose file goes, too.
 
+    Returns:
+        Whether everything was removed.
+
     Raises:
         AgentError: something could not be removed.
     """
     if verdict is None or not verdict.uninstalled:
         _LOG.info("stopping; %sthe kernel keeps its rules", f"{verdict.why}: " if verdict is not None else "")
-        return
+        return False
     _LOG.info("stopping; %s: removing all that Pointsman put into this node's kernel", verdict.why)
     try:
         await clean_up()
@@ -41,3 +44,4 @@ async def end(verdict: Verdict | None, clean_up: Callable[[], Awaitable[None]], 
     except (DataplaneError, OSError) as error:
         raise AgentError(f"cannot clean up ({error}); run `pointsman cleanup` on this node") from error
     _LOG.info("nothing of Pointsman is left in this node's kernel")
+    return True

@@ -7,6 +7,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
 from pointsman.agent.writes import refused, uid_of
+from pointsman.api.names import AGENT_LEASE_PREFIX
 from pointsman.api.timestamps import rfc3339_micro
 from pointsman.model.problems import Problem
 from pointsman.sources.apiserver.client import ApiError, Unreachable
@@ -25,6 +26,8 @@ PERIOD: Final = 10.0
 """Seconds from one renewal to the next."""
 _RETRY: Final = 2.0
 """Seconds until a renewal that was not answered is tried again."""
+_GIVE_BACK: Final = 5.0
+"""Seconds that the agent's end waits for it."""
 _LABELS: Final = {"app.kubernetes.io/name": "pointsman", "app.kubernetes.io/component": "agent"}
 
 
@@ -54,14 +57,14 @@ class LeaseKeeper:
         self._client = client
         self._node_name = node_name
         self._namespace = namespace
-        self._name = f"pointsman-agent-{node_name}"
+        self._name = f"{AGENT_LEASE_PREFIX}{node_name}"
         self._leases = f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases"
         self._on_problems = on_problems
         self._clock = clock
         self._chance = chance
 
     async def run(self) -> None:
-        """Renew until cancelled. The Lease stays then, and runs out by itself."""
+        """Renew until cancelled. The Lease stays then, and runs out by itself; its holder has left rules behind."""
         never = asyncio.Event()
         while True:
             pause = await self.renew()
@@ -78,6 +81,19 @@ class LeaseKeeper:
             return _RETRY
         self._on_problems(())
         return PERIOD
+
+    async def give_back(self) -> bool:
+        """Leave the Lease without a holder: nothing of Pointsman is left on this node.
+
+        Returns:
+            Whether the API server has it.
+        """
+        try:
+            async with asyncio.timeout(_GIVE_BACK):
+                await self._client.patch(f"{self._leases}/{self._name}", {"spec": {"holderIdentity": ""}}, kind="merge")
+        except (ApiError, Unreachable, TimeoutError):
+            return False
+        return True
 
     async def _renew_or_make(self) -> None:
         spec = {

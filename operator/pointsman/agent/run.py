@@ -137,7 +137,8 @@ class Agent:
                 self._side = side
                 await self._run_parts(side)
                 verdict = await side.verdict() if self._terminated else None
-                await end(verdict, lambda: self._worker.run(self._syncer.clean_up), self._options.state_dir)
+                if await end(verdict, lambda: self._worker.run(self._syncer.clean_up), self._options.state_dir):
+                    await side.tell_clean()
         finally:
             self._worker.close(self._syncer.close)
 

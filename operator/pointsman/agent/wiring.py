@@ -74,6 +74,10 @@ class Side(Protocol):
         """Tell whether the agent ends because Pointsman is uninstalled; None where nobody knows."""
         ...
 
+    async def tell_clean(self) -> None:
+        """Say that nothing of Pointsman is left on this node."""
+        ...
+
 
 @asynccontextmanager
 async def connected(options: AgentOptions, inside: Inside) -> AsyncIterator[Side]:
@@ -117,3 +121,6 @@ class FromManifests:
 
     async def verdict(self) -> None:
         """Know nothing."""
+
+    async def tell_clean(self) -> None:
+        """Do nothing."""

@@ -29,6 +29,9 @@ AGENT_DAEMON_SET: Final = "pointsman-agent"
 OPERATOR_DEPLOYMENT: Final = "pointsman-operator"
 """Name of the Deployment of the operator, in Pointsman's own namespace."""
 
+AGENT_LEASE_PREFIX: Final = "pointsman-agent-"
+"""Of the Lease that a node's agent renews, before the node's name. One without a holder: the agent has left nothing."""
+
 WEBHOOK_CONFIGURATION: Final = "pointsman"
 """Name of the ValidatingWebhookConfiguration."""
 

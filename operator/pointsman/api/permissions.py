@@ -113,6 +113,7 @@ UNINSTALLER: Final = Permissions(
     namespaced=(
         Rule("apps", ("daemonsets",), ("get", "delete"), (AGENT_DAEMON_SET,)),
         Rule("", ("pods",), ("list",)),  # to say on which nodes it waits for an agent
+        Rule("coordination.k8s.io", ("leases",), ("list",)),  # and which agents have left nothing
     ),
 )
 """Of ``pointsman uninstall``."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
+from pointsman.api.names import AGENT_LEASE_PREFIX
 from pointsman.sources.apiserver.client import ApiError, Unreachable
 from pointsman.sources.protocol import SourceError
 
@@ -26,7 +27,6 @@ PERIOD: Final = 10.0
 """Seconds from one look to the next."""
 _DURATION: Final = 40
 """Seconds that a Lease lasts that does not say so, and that a node gets to have one."""
-_PREFIX: Final = "pointsman-agent-"
 _SELECTOR: Final = "app.kubernetes.io/name=pointsman,app.kubernetes.io/component=agent"
 _LOG: Final = logging.getLogger(__name__)
 
@@ -102,7 +102,7 @@ def read_signs(body: bytes) -> dict[str, Sign]:
         msgspec.DecodeError: it is none.
     """
     leases = msgspec.json.decode(body, type=_Leases).items or ()
-    return {lease.metadata.name.removeprefix(_PREFIX): _sign(lease.spec or _Spec()) for lease in leases}
+    return {lease.metadata.name.removeprefix(AGENT_LEASE_PREFIX): _sign(lease.spec or _Spec()) for lease in leases}
 
 
 def _sign(spec: _Spec) -> Sign:

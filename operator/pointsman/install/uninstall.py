@@ -1,4 +1,8 @@
-"""Deleting the agents' DaemonSet, and waiting until every agent is gone: they remove their rules at their end."""
+"""Deleting the agents' DaemonSet, and waiting until every agent is gone: they remove their rules at their end.
+
+An agent that has removed everything gives its Lease back; one that was killed, or that could not ask the API server
+whether it is uninstalled, does not, and its node is named.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from pointsman.api.names import AGENT_LEASE_PREFIX
 from pointsman.install.patience import InstallError
 from pointsman.sources.apiserver.client import ApiError
 
@@ -42,6 +47,19 @@ class _Pod(msgspec.Struct):
     spec: _Spec
 
 
+class _LeaseSpec(msgspec.Struct, rename="camel"):
+    holder_identity: str | None = None
+
+
+class _Lease(msgspec.Struct):
+    metadata: _Metadata
+    spec: _LeaseSpec = msgspec.field(default_factory=_LeaseSpec)
+
+
+class _Leases(msgspec.Struct):
+    items: list[_Lease]
+
+
 class _Pods(msgspec.Struct):
     items: list[_Pod]
 
@@ -59,7 +77,7 @@ async def uninstall(
         say: told how it goes.
 
     Raises:
-        InstallError: the API server refuses, or agents are left when no time is.
+        InstallError: the API server refuses, or agents are left when no time is, or an agent has left its rules.
     """
     agents = _Agents(client, namespace, name, patience)
     say(f"{agents.title} {'is being deleted' if await agents.delete() else 'is gone already'}")
@@ -71,7 +89,9 @@ async def uninstall(
             say(f"waiting for the agents of {_listed(nodes)}" if nodes else f"waiting for the end of {agents.title}")
         looks += 1
         await patience.pause()
-    say("every agent is gone")
+    if unclean := await agents.left_rules():
+        raise InstallError(_unclean(unclean, namespace))
+    say("every agent is gone, and has removed what it put into its node's kernel")
 
 
 class _Agents:
@@ -83,6 +103,7 @@ class _Agents:
         self._name = name
         self._path = f"/apis/apps/v1/namespaces/{namespace}/daemonsets/{name}"
         self._pods = f"/api/v1/namespaces/{namespace}/pods"
+        self._leases = f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases"
         self._patience = patience
 
     async def delete(self) -> bool:
@@ -113,6 +134,13 @@ class _Agents:
         pods = msgspec.json.decode(answer, type=_Pods).items
         return tuple(sorted({pod.spec.node_name or pod.metadata.name for pod in pods if self._owns(pod)}))
 
+    async def left_rules(self) -> tuple[str, ...]:
+        """Return the nodes whose agent has not said that it removed everything, sorted."""
+        answer = await self._patience.ask(partial(self._client.get, self._leases), "list leases.coordination.k8s.io")
+        leases = msgspec.json.decode(answer, type=_Leases).items
+        held = (lease.metadata.name for lease in leases if lease.spec.holder_identity)
+        return tuple(sorted(n.removeprefix(AGENT_LEASE_PREFIX) for n in held if n.startswith(AGENT_LEASE_PREFIX)))
+
     def _owns(self, pod: _Pod) -> bool:
         owners = pod.metadata.owner_references or ()
         return any((owner.kind, owner.name) == ("DaemonSet", self._name) for owner in owners)
@@ -125,6 +153,14 @@ def _left(nodes: tuple[str, ...], title: str, seconds: float) -> str:
         f"after {seconds:g} s there are still agents on {_listed(nodes)}: look at these (kubectl get pods -o wide). "
         "The rules there stay in force until the agent has ended well; where that cannot be, run `pointsman cleanup` "
         "on the node"
+    )
+
+
+def _unclean(nodes: tuple[str, ...], namespace: str) -> str:
+    return (
+        f"the agents of {_listed(nodes)} have ended without removing their rules, which stay in force there. On each: "
+        "nft delete table ip pointsman; nft delete table ip6 pointsman; then kubectl -n "
+        f"{namespace} delete lease {AGENT_LEASE_PREFIX}NODE. Or leave them so: helm uninstall --no-hooks"
     )
 
 

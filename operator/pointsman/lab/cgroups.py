@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from pointsman.lab.namespaces import LabError
+from pointsman.lab.namespaces import LabError, is_running
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -56,10 +56,12 @@ def sweep(name: str) -> None:
     """
     deadline = time.monotonic() + _PATIENCE
     groups: set[str] = set()
-    while found := processes(name):
+    known: set[int] = set()
+    # Containers are nobody's children any more when their shim is gone, and end a moment later.
+    while known := processes(name) | {process for process in known if is_running(process)}:
         if time.monotonic() > deadline:
-            raise LabError(f"processes {sorted(found)} of the control group {name} do not end")
-        for process in found:
+            raise LabError(f"processes {sorted(known)} of the control group {name} do not end")
+        for process in known:
             groups |= {group for group in _groups_of(process) if group.startswith(f"/{_CONTAINERD}/")}
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
