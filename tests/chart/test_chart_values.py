@@ -135,6 +135,8 @@ def test_the_defaults_may_be_given_as_values(chart: Chart) -> None:
         ("apiServer.host", "[fd00::1]:6443", 'apiServer.host "[fd00::1]:6443" is more than an address'),
         ("apiServer.host", "192.0.2.10 ", 'apiServer.host "192.0.2.10 " has blanks'),
         ("apiServer.host", "api example", 'apiServer.host "api example" has blanks'),
+        ("apiServer.host", "foo #bar", 'apiServer.host "foo #bar" has blanks'),
+        ("apiServer.host", None, "apiServer.host is empty: name the address of the API server"),
         ("metrics.port", 10256, "metrics.port and agent.healthPort are both 10256"),
         ("agent.healthPort", 10249, "metrics.port and agent.healthPort are both 10249"),
         ("operator.healthPort", 9443, "operator.healthPort and webhook.port are both 9443"),
@@ -146,6 +148,49 @@ def test_the_defaults_may_be_given_as_values(chart: Chart) -> None:
 )
 def test_bad_values_are_refused_by_name(chart: Chart, path: str, value: object, said: str) -> None:
     assert said in chart.refusal(with_value(path, value))
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "foo#bar", "api_1", "-api.example.com", "api..example.com", "192.0.2.300", "192.0.2", "192.0.2.1.", "[api]",
+        "fd00:::1", "1::2::3", "1:2:3:4:5:6:7", "1:2:3:4:5:6:7:8:9", "::12345", "fe80::1%eth0", "[fd00::1",
+        f"{'a' * 64}.com",
+    ],
+)  # fmt: skip
+def test_what_is_no_host_is_refused(chart: Chart, host: str) -> None:
+    said = chart.refusal(with_value("apiServer.host", host))
+    assert f'apiServer.host "{host}" is no IPv4 address, IPv6 address or DNS name' in said
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        ("192.0.2.10", "https://192.0.2.10:6443"),
+        ("::1", "https://[::1]:6443"),
+        ("[fd00::A:1]", "https://[fd00::A:1]:6443"),
+        ("1:2:3:4:5:6:7:8", "https://[1:2:3:4:5:6:7:8]:6443"),
+        ("64:ff9b::192.0.2.10", "https://[64:ff9b::192.0.2.10]:6443"),
+        ("API-1.example.com.", "https://API-1.example.com.:6443"),
+        ("1password.example", "https://1password.example:6443"),
+        ("localhost", "https://localhost:6443"),
+        ("kubernetes.docker.internal", "https://kubernetes.docker.internal:6443"),
+    ],
+)
+def test_what_is_a_host_is_let_through(chart: Chart, host: str, url: str) -> None:
+    assert f"--server={url}" in chart.render(with_value("apiServer.host", host)).agent()["args"]
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "kubernetes.default", "kubernetes.default.svc", "Kubernetes.default.svc.cluster.local",
+        "kubernetes.default.svc.example.", "api.tools.svc",
+    ],
+)  # fmt: skip
+def test_a_service_is_no_way_to_the_api_server(chart: Chart, host: str) -> None:
+    said = chart.refusal(with_value("apiServer.host", host))
+    assert f'apiServer.host "{host}" is a Service of this cluster: the proxy cannot need itself' in said
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "::1", "[::1]", "localhost"])
@@ -314,3 +359,19 @@ def test_the_notes_warn_of_a_strict_webhook_with_one_replica(chart: Chart, repli
     done = chart.run("install", "pointsman", str(CHART), "--dry-run=client", values=values)
     assert done.returncode == 0, done.stderr
     assert ("WARNING: webhook.failurePolicy is Fail with operator.replicas 1" in done.stdout) is warned
+
+
+def test_replicas_that_are_not_ready_do_not_block_a_drain(chart: Chart) -> None:
+    spec = chart.render().one("PodDisruptionBudget")["spec"]
+    assert (spec["maxUnavailable"], spec["unhealthyPodEvictionPolicy"]) == (1, "AlwaysAllow")
+
+
+def test_the_notes_show_the_logs_of_all_agents(chart: Chart) -> None:
+    said = chart.run(
+        "install", "pointsman", str(CHART), "--namespace", NAMESPACE, "--dry-run=client", values=HOST
+    ).stdout
+    (shown,) = [line for line in said.splitlines() if " logs " in line]
+    selector = shown.partition(" -l ")[2].split()[0]
+    key, _, value = selector.partition("=")
+    assert "--prefix" in shown
+    assert chart.render().one("DaemonSet")["spec"]["template"]["metadata"]["labels"][key] == value

@@ -46,21 +46,34 @@ imagePullSecrets:
 {{- end }}
 {{- end }}
 
+{{/* Something, if a text is an IPv4 address, an IPv6 address (in brackets or not) or a DNS name; else nothing. */}}
+{{- define "pointsman.isHost" -}}
+{{- $bare := regexReplaceAll `^\[(.*:.*)\]$` . "${1}" }}
+{{- if contains ":" $bare }}
+{{- $groups := regexReplaceAll `:([0-9]{1,3}\.){3}[0-9]{1,3}$` $bare ":0:0" }}
+{{- $count := regexFindAll `[0-9a-fA-F]+` $groups -1 | len }}
+{{- $some := `([0-9a-fA-F]{1,4}(:[0-9a-fA-F]{1,4})*)?` }}
+{{- if contains "::" $groups | ternary (and (le $count 7) (regexMatch (printf `^%s::%s$` $some $some) $groups)) (and (eq $count 8) (regexMatch (printf `^%s$` $some) $groups)) }}IPv6{{ end }}
+{{- else if regexMatch `^[0-9.]+$` $bare }}
+{{- if regexMatch `^((25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])(\.|$)){4}$` $bare | and (not (hasSuffix "." $bare)) }}IPv4{{ end }}
+{{- else if and (le (len $bare) 253) (regexMatch `^([a-zA-Z0-9]([-a-zA-Z0-9]{0,61}[a-zA-Z0-9])?(\.|$))+$` $bare) }}name{{ end }}
+{{- end }}
+
 {{/* URL of the API server; an IPv6 address gets its brackets. */}}
 {{- define "pointsman.server" -}}
-{{- $host := .Values.apiServer.host | trimPrefix "[" | trimSuffix "]" }}
+{{- $host := .Values.apiServer.host | default "" | trimPrefix "[" | trimSuffix "]" }}
 {{- printf "https://%s:%d" (contains ":" $host | ternary (printf "[%s]" $host) $host) (int .Values.apiServer.port) }}
 {{- end }}
 
 {{/* Options that say which API server, and as whom. */}}
 {{- define "pointsman.access" -}}
 - --in-cluster
-- --server={{ include "pointsman.server" . }}
+- {{ printf "--server=%s" (include "pointsman.server" .) | quote }}
 {{- end }}
 
 {{/* Options of the log. Takes (dict "root" $ "component" NAME). */}}
 {{- define "pointsman.logging" -}}
-- --log-format={{ .root.Values.logFormat }}
+- {{ printf "--log-format=%s" .root.Values.logFormat | quote }}
 {{- if (index .root.Values .component).verbose }}
 - --verbose
 {{- end }}
