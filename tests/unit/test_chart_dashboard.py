@@ -88,3 +88,10 @@ def test_every_query_is_answered(shown: dict[str, set[str]], panel: Panel) -> No
         assert grouped | matched <= labels
         told = set(re.findall(r"{{(\w+)}}", legend))
         assert told <= grouped or "topk" in query
+
+
+def test_metrics_that_kube_proxy_has_too_are_those_of_agents() -> None:
+    queries = [query for panel in PANELS for query in panel.queries.values()]
+    asked = [found for query in queries for found in re.findall(r"kubeproxy_\w+(\{[^}]*\})?", query)]
+    assert asked
+    assert set(asked) == {'{job="pointsman-agent"}'}

@@ -6,6 +6,8 @@ import json
 from typing import Any, Final, NamedTuple
 
 _SYNC: Final = "kubeproxy_sync_proxy_rules"
+_AGENTS: Final = '{job="pointsman-agent"}'
+"""Of agents alone: kube-proxy has metrics of the same names, and runs beside them during a takeover."""
 _WIDTH: Final = 24
 _HEIGHT: Final = 7
 
@@ -30,8 +32,12 @@ class Panel(NamedTuple):
     text: str = ""
 
 
-def _quantile(share: float, metric: str) -> str:
-    return f"histogram_quantile({share}, sum by (le) (rate({metric}_bucket[$__rate_interval])))"
+def _rate(metric: str) -> str:
+    return f"rate({metric}{_AGENTS}[$__rate_interval])"
+
+
+def _quantile(share: float, metric: str, of: str = _AGENTS) -> str:
+    return f"histogram_quantile({share}, sum by (le) (rate({metric}_bucket{of}[$__rate_interval])))"
 
 
 PANELS: Final = (
@@ -73,39 +79,39 @@ PANELS: Final = (
     Panel(
         "Syncs", "ops",
         {
-            "of changes": "sum(rate(kubeproxy_sync_partial_proxy_rules_duration_seconds_count[$__rate_interval]))",
-            "of everything": "sum(rate(kubeproxy_sync_full_proxy_rules_duration_seconds_count[$__rate_interval]))",
+            "of changes": f"sum({_rate('kubeproxy_sync_partial_proxy_rules_duration_seconds_count')})",
+            "of everything": f"sum({_rate('kubeproxy_sync_full_proxy_rules_duration_seconds_count')})",
         },
     ),
     Panel(
         "Changes that came", "ops",
         {
-            "Services": f"max(rate({_SYNC}_service_changes_total[$__rate_interval]))",
-            "endpoints": f"max(rate({_SYNC}_endpoint_changes_total[$__rate_interval]))",
+            "Services": f"max({_rate(f'{_SYNC}_service_changes_total')})",
+            "endpoints": f"max({_rate(f'{_SYNC}_endpoint_changes_total')})",
         },
         text="On the node with the most of them; all nodes see the same ones.",
     ),
     Panel(
         "Changes that wait", "short",
         {
-            "Services": f"max({_SYNC}_service_changes_pending)",
-            "endpoints": f"max({_SYNC}_endpoint_changes_pending)",
+            "Services": f"max({_SYNC}_service_changes_pending{_AGENTS})",
+            "endpoints": f"max({_SYNC}_endpoint_changes_pending{_AGENTS})",
         },
         text="On the node with the most of them. Ones that stay are a node that cannot write its kernel.",
     ),
     Panel(
         "Failed syncs", "ops",
-        {"{{instance}}": f"sum by (instance) (rate({_SYNC}_nftables_sync_failures_total[$__rate_interval])) > 0"},
+        {"{{instance}}": f"sum by (instance) ({_rate(f'{_SYNC}_nftables_sync_failures_total')}) > 0"},
         text="The agent's log and its NodeProxy name what the kernel refused.",
     ),
     Panel(
         "Time since the last sync", "s",
-        {"{{instance}}": f"topk(5, time() - max by (instance) ({_SYNC}_last_timestamp_seconds))"},
+        {"{{instance}}": f"topk(5, time() - max by (instance) ({_SYNC}_last_timestamp_seconds{_AGENTS}))"},
         text="The five nodes with the oldest. Each node syncs at least once every spec.syncPeriod.",
     ),
     Panel(
         "Services without local endpoints", "short",
-        {"{{traffic_policy}} policy": f"max by (traffic_policy) ({_SYNC}_no_local_endpoints_total)"},
+        {"{{traffic_policy}} policy": f"max by (traffic_policy) ({_SYNC}_no_local_endpoints_total{_AGENTS})"},
         text="With traffic policy Local and nobody to answer on some node, there.",
     ),
     Panel(
@@ -113,7 +119,9 @@ PANELS: Final = (
         {"{{kind}} {{verdict}}": "sum by (kind, verdict) (rate(pointsman_admission_reviews_total[$__rate_interval]))"},
     ),
     Panel(
-        "Duration of a review", "s", {"p99": _quantile(0.99, "pointsman_admission_review_duration_seconds")}, width=12,
+        "Duration of a review", "s",
+        {"p99": _quantile(0.99, "pointsman_admission_review_duration_seconds", of="")},
+        width=12,
     ),
     Panel(
         "Operator", "ops",
