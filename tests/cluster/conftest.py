@@ -31,6 +31,13 @@ NODE_PORT = 30080
 NODES = ("node-1", "node-2")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give tests here more time: the first one's brings up the cluster."""
+    for item in items:
+        if _HERE in item.path.parents:
+            item.add_marker(pytest.mark.timeout(600))
+
+
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Build programs and images while no test's timeout is running."""
     wanted = any(_HERE in item.path.parents for item in session.items)
