@@ -1,7 +1,8 @@
 # The image of the agent, the operator and the chart's hooks:
 #
-#   buildah build --tag REGISTRY/pointsman:VERSION .        (or podman build, docker build)
+#   buildah build --tag REGISTRY/pointsman:0.1.0 --build-arg VERSION=0.1.0 .        (or podman build, docker build)
 #
+# VERSION, and REVISION if you give it, go into the image's labels.
 # A proxy for pip and apt goes into the standard build arguments (HTTP_PROXY, HTTPS_PROXY, NO_PROXY).
 
 # Both stages have the same base: the virtual environment is of its Python.
