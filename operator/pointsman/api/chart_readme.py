@@ -78,8 +78,8 @@ operator and everything else stays then, and Helm calls the release `uninstallin
 `helm uninstall pointsman --no-hooks`, which leaves all rules in force. So does `agent.onUninstall: keep`. Without a
 proxy the cluster's Services do not work: have another one ready.
 
-What stays: the CustomResourceDefinitions with every ProxyConfig and NodeProxy, the Secret `pointsman-webhook-tls` and
-the Leases. All of it goes with
+What stays: the CustomResourceDefinitions with every NodeProxy and the ProxyConfigs that you made yourself (`default`
+goes with the release), the Secret `pointsman-webhook-tls` and the Leases. All of it goes with
 
 ```console
 $ kubectl delete namespace pointsman-system
