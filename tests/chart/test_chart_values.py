@@ -12,12 +12,12 @@ from pointsman.api.chart_pages import entries
 from pointsman.api.chart_parts import Piece, Resources
 from pointsman.api.chart_values import Values
 from support.bad_proxyconfigs import GOOD
-from support.charts import CHART, HOST, NAMESPACE, with_value
+from support.charts import CHART, HOST, NAMESPACE, Rendered, with_value
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from support.charts import Chart, Document, Rendered
+    from support.charts import Chart, Document
 
 EVERYTHING: Final = {
     **HOST,
@@ -375,3 +375,35 @@ def test_the_notes_show_the_logs_of_all_agents(chart: Chart) -> None:
     key, _, value = selector.partition("=")
     assert "--prefix" in shown
     assert chart.render().one("DaemonSet")["spec"]["template"]["metadata"]["labels"][key] == value
+
+
+SECTIONS: Final = sorted({path.rpartition(".")[0] for path in LEAVES if "." in path})
+
+
+@pytest.mark.parametrize("path", SECTIONS)
+def test_a_section_that_is_null_is_refused_by_name(chart: Chart, path: str) -> None:
+    above, _, name = path.rpartition(".")
+    said = chart.refusal(with_value(path, None))
+    assert f"at '/{above}': missing property '{name}'".replace("'/'", "''") in said
+
+
+@pytest.mark.parametrize("path", LEAVES)
+def test_a_value_that_is_null_is_absent_or_refused_by_name(chart: Chart, path: str) -> None:
+    done = chart.run("template", "pointsman", str(CHART), values=with_value(path, None, EVERYTHING))
+    above, _, name = path.rpartition(".")
+    refused = f"at '/{above.replace('.', '/')}': missing property '{name}'".replace("'/'", "''")
+    if done.returncode:
+        assert refused in done.stderr or f"{path}.name is empty" in done.stderr or f"{path} is empty" in done.stderr
+    else:
+        assert "<nil>" not in done.stdout
+        assert None not in list(inner_values(Rendered(done.stdout).documents))
+
+
+def inner_values(node: object) -> Iterator[object]:
+    if isinstance(node, dict):
+        node = list(node.values())
+    if not isinstance(node, list):
+        yield node
+        return
+    for inner in node:
+        yield from inner_values(inner)

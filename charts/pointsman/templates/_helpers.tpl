@@ -7,7 +7,7 @@
   "app.kubernetes.io/managed-by" .root.Release.Service
   "app.kubernetes.io/part-of" "pointsman" }}
 {{- $selected := include "pointsman.selector" .component | fromYaml }}
-{{- mergeOverwrite (dict) .root.Values.commonLabels $labels $selected | toYaml }}
+{{- mergeOverwrite (dict) (.root.Values.commonLabels | default dict) $labels $selected | toYaml }}
 {{- end }}
 
 {{/* Labels that select the Pods of a component. Takes its name. */}}
@@ -24,7 +24,7 @@ Takes (dict "root" $ "component" NAME).
 {{- $extra := (index .root.Values .component | default dict).podLabels | default dict }}
 {{- $own := dict "app.kubernetes.io/instance" .root.Release.Name "app.kubernetes.io/part-of" "pointsman" }}
 {{- $selected := include "pointsman.selector" .component | fromYaml }}
-{{- mergeOverwrite (dict) .root.Values.commonLabels $extra $own $selected | toYaml }}
+{{- mergeOverwrite (dict) (.root.Values.commonLabels | default dict) $extra $own $selected | toYaml }}
 {{- end }}
 
 {{- define "pointsman.image" -}}
@@ -81,7 +81,7 @@ imagePullSecrets:
 
 {{/* Where an agent's metrics answer: on loopback, unless somebody is to scrape them. */}}
 {{- define "pointsman.metricsAddress" -}}
-{{- $host := .Values.metrics.bindAddress | trimPrefix "[" | trimSuffix "]" }}
+{{- $host := .Values.metrics.bindAddress | default "" | trimPrefix "[" | trimSuffix "]" }}
 {{- if and (not $host) (not .Values.metrics.serviceMonitor.enabled) }}
 {{- $host = "127.0.0.1" }}
 {{- end }}

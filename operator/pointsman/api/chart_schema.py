@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 Schema = dict[str, Any]
 
 _DROPPED: Final = ("title", "default", "$defs")
+_CONSTRAINTS: Final = {"enum", "minimum", "minLength", "pattern", "anyOf"}
 _SUBCHART: Final = {
     "global": {"type": "object", "description": "What a chart around this one shares with its charts; not used."},
     "enabled": {"type": "boolean", "description": "For the `condition` of a chart around this one; not used."},
@@ -47,7 +48,16 @@ def _inlined(node: Schema, parts: Mapping[str, Schema]) -> Schema:
     """Put what is referred to in the place of the reference; a default is in `values.yaml`."""
     if "$ref" in node:
         node = {**parts[node["$ref"].rpartition("/")[2]], **{key: node[key] for key in node if key != "$ref"}}
-    return {key: _inlined_value(key, value, parts) for key, value in node.items() if key not in _DROPPED}
+    written = {key: _inlined_value(key, value, parts) for key, value in node.items() if key not in _DROPPED}
+    needed = [name for name, field in node.get("properties", {}).items() if _is_needed(field)]
+    return {**written, "required": needed} if needed else written
+
+
+def _is_needed(field: Schema) -> bool:
+    """Tell whether templates cannot do without: null takes a value away, and its default with it."""
+    if "$ref" in field:
+        return not field["$ref"].endswith("/Resources")
+    return field.get("default", "") != "" and not _CONSTRAINTS.isdisjoint(field)
 
 
 def _inlined_value(key: str, value: Any, parts: Mapping[str, Schema]) -> Any:  # noqa: ANN401 (whatever a schema has)
