@@ -60,14 +60,9 @@ class Node:
         self._cgroup = cgroups.name_of(host.namespace.name.removesuffix(host.name), host.name)
         self._join = cgroups.make(self._cgroup)
         self._write_files(identity)
-        self._holder = Daemon(
-            f"the mount namespace of {host.name}",
-            host.namespace,
-            self._in_group(*self._hold()),
-            files.state / "mounts.log",
-        )
-        self.containerd = self._daemon("containerd", ())
-        self.kubelet = self._daemon("kubelet", ())
+        self._holder = self._daemon("mounts", self._in_group(*self._hold()))
+        self.containerd = self._daemon("containerd")
+        self.kubelet = self._daemon("kubelet")
         self._kubelet = kubelet
         self._identity = identity
 
@@ -178,6 +173,7 @@ class Node:
         return ["sh", "-c", f'echo $$ > {shlex.quote(str(self._join))} && exec "$@"', "sh", *command]
 
     def _daemon(self, name: str, command: Sequence[str] = ()) -> Daemon:
+        """Prepare a program; those that enter the mount namespace get their command when that is there."""
         return Daemon(
             f"{name} of {self.host.name}",
             self.host.namespace,
