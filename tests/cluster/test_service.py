@@ -60,6 +60,7 @@ def test_the_node_port_answers_at_every_node(web: Web) -> None:
 def test_names_of_services_are_resolved(web: Web) -> None:
     """CoreDNS hears of Services through the cluster IP of the API server, and is asked through one of its own."""
     plane = web.ground.cluster.plane
+    plane.kubectl("-n", "kube-system", "rollout", "status", "deployment/coredns", "--timeout=60s")
     program = "import socket; print(socket.gethostbyname('web.default.svc.cluster.local'))"
     command = ("exec", "deployment/client-node-1", "--", "/opt/pointsman/bin/python", "-c", program)
     assert plane.kubectl(*command).strip() == web.address
