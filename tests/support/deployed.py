@@ -12,9 +12,7 @@ if TYPE_CHECKING:
 Document = dict[str, Any]
 
 
-def deployment(
-    name: str, image: str, *, replicas: int, ports: Sequence[str], node: str = "", patient: bool = True
-) -> Document:
+def deployment(name: str, image: str, *, replicas: int, ports: Sequence[str], node: str = "") -> Document:
     """Describe Pods that answer with their names.
 
     Args:
@@ -23,7 +21,6 @@ def deployment(
         replicas: how many.
         ports: each as ``80/tcp``.
         node: where they run; anywhere, evenly, when empty.
-        patient: they take a moment to end, as Pods behind a Service should.
     """
     labels = {"app": name}
     port = int(ports[0].partition("/")[0])
@@ -44,7 +41,7 @@ def deployment(
         "containers": [container],
         "topologySpreadConstraints": [spread],
         "nodeSelector": {"kubernetes.io/hostname": node} if node else {},
-        "terminationGracePeriodSeconds": 15 if patient else 0,
+        "terminationGracePeriodSeconds": 15,
         "automountServiceAccountToken": False,
         # The server listens at port 80 as any user.
         "securityContext": {"sysctls": [{"name": "net.ipv4.ip_unprivileged_port_start", "value": "0"}]},
