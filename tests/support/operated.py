@@ -6,6 +6,7 @@ import json
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from pointsman.lab.controlplane.plane import KubectlError
 from support.scenes import PATIENCE, configuration
 
 if TYPE_CHECKING:
@@ -70,7 +71,16 @@ def wait_until_complete(cluster: LiveCluster, name: str = "default", *, patience
 
 def replace(cluster: LiveCluster, **spec: object) -> None:
     """Write the ProxyConfig ``default`` anew: what it began with, and some fields more."""
-    cluster.plane.kubectl("replace", "-f", "-", stdin=json.dumps(configuration(cluster, **spec)))
+    document = json.dumps(configuration(cluster, **spec))
+
+    def written() -> bool:
+        done = cluster.plane.try_kubectl("replace", "-f", "-", stdin=document)
+        if done.returncode and "(Conflict)" not in done.stderr:
+            raise KubectlError(("replace",), done)
+        return not done.returncode
+
+    # kubectl replaces the version that it has just read; the operator may write a status in between.
+    cluster.wait_until(written, lambda: "ProxyConfig default written without a conflict", patience=PATIENCE)
 
 
 @contextmanager
