@@ -1,4 +1,4 @@
-"""What every dataplane offers to the agent: four verbs and two facts.
+"""What every dataplane offers to the agent: verbs that change the kernel, and views of what it holds.
 
 A dataplane is used by one thread at a time and blocks while the kernel works. It never flushes: whatever it finds
 is compared with what shall be, and the difference is written.
@@ -44,6 +44,34 @@ class Support(msgspec.Struct, frozen=True):
     reason: str = ""
 
 
+class ServerTraffic(msgspec.Struct, frozen=True, gc=False):
+    """What one backend of a frontend has got.
+
+    Attributes:
+        connections: new connections since the kernel has counted them.
+        weight: its share of new connections; 0 while it drains.
+        active: connections that are established now; None where the kernel does not count them.
+        inactive: connections in any other state; None likewise.
+    """
+
+    connections: int
+    weight: int
+    active: int | None = None
+    inactive: int | None = None
+
+
+class Traffic(msgspec.Struct, frozen=True, gc=False):
+    """What one frontend has got.
+
+    Attributes:
+        connections: new connections since the kernel has counted them.
+        backends: by address and port.
+    """
+
+    connections: int
+    backends: Mapping[tuple[str, int], ServerTraffic]
+
+
 class Dataplane(Protocol):
     """One way to bring a plan into the kernel."""
 
@@ -75,6 +103,22 @@ class Dataplane(Protocol):
 
     def disturbed(self) -> bool:
         """Tell whether another program changed what is ours since the last call; cheap, never blocks."""
+        ...
+
+    def tend(self) -> None:
+        """Do what is due by time alone, as ending what drained; cheap when nothing is, called several times a second.
+
+        Raises:
+            DataplaneError: the kernel refused; it is tried again with the next call.
+        """
+        ...
+
+    def traffic(self) -> Mapping[Frontend, Traffic]:
+        """Read what the kernel has counted, for every frontend that it holds.
+
+        Raises:
+            DataplaneError: it can't be read.
+        """
         ...
 
     def cleanup(self) -> None:

@@ -82,6 +82,7 @@ class Answer(msgspec.Struct, frozen=True, gc=False):
             always masqueraded.)
         exclusive: the address is this Service's own cluster IP: its other ports are rejected.
         source_ranges: CIDRs of the clients that may connect (others are dropped); None means all.
+        scheduler_flags: variants of the scheduler, as ipvsadm(8) calls them (``sh-port``), sorted; IPVS alone has any.
     """
 
     service_port: str
@@ -92,6 +93,24 @@ class Answer(msgspec.Struct, frozen=True, gc=False):
     masquerade: Masquerade = "never"
     exclusive: bool = False
     source_ranges: tuple[str, ...] | None = None
+    scheduler_flags: tuple[str, ...] = ()
+
+
+class IpvsSettings(msgspec.Struct, frozen=True, gc=False):
+    """What the mode `ipvs` needs to know besides; times are in seconds.
+
+    Attributes:
+        exclude_cidrs: virtual servers at addresses in these networks belong to others; both families.
+        graceful_termination: how long a TCP real server that left may keep its connections.
+        tcp_timeout, tcp_fin_timeout, udp_timeout: how long IPVS keeps an idle connection, one after a FIN, and a UDP
+            flow; None leaves the kernel's value alone.
+    """
+
+    exclude_cidrs: tuple[str, ...] = ()
+    graceful_termination: float = 900.0
+    tcp_timeout: float | None = None
+    tcp_fin_timeout: float | None = None
+    udp_timeout: float | None = None
 
 
 class NodeSettings(msgspec.Struct, frozen=True, gc=False):
@@ -104,12 +123,16 @@ class NodeSettings(msgspec.Struct, frozen=True, gc=False):
             ``0.0.0.0/0`` and ``::/0`` stand for every address of the node but loopback.
         drop_invalid: drop forwarded TCP packets that connection tracking calls invalid
             (kubernetes/kubernetes#74839); off when the kernel's TCP tracking is liberal.
+        sync_period: seconds after which the kernel is looked at, where it does not tell of changes by itself.
+        ipvs: what the mode `ipvs` needs to know besides.
     """
 
     pod_cidrs: tuple[str, ...] = ()
     service_cidrs: tuple[str, ...] = ()
     node_port_cidrs: tuple[str, ...] = ()
     drop_invalid: bool = True
+    sync_period: float = 30.0
+    ipvs: IpvsSettings = IpvsSettings()
 
 
 class Plan(msgspec.Struct, frozen=True):
