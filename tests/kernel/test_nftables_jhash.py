@@ -14,6 +14,7 @@ from pointsman.dataplane.nftables.layout import (
     frontend_key,
     number,
 )
+from pointsman.dataplane.nftables.schema import SCHEMA
 from pointsman.dataplane.nftables.wire import read_elements
 from pointsman.model.plan import Backend
 from support.proxied import Proxied, answer, client_address, proxied, reach, vip
@@ -42,7 +43,7 @@ def held(node: Proxied, family: Family, name: str) -> Elements:
     with node.ground.node.namespace.entered():
         wire = NftSocket()
     try:
-        return read_elements(wire, family, name)
+        return read_elements(wire, SCHEMA, family, name)
     finally:
         wire.close()
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from pointsman.dataplane.nftables import classes
 from pointsman.dataplane.nftables.expressions import target
 from pointsman.dataplane.nftables.layout import NETWORKS, OUTSIDE_SLOTS, endpoint_size, frontend_key, number, place_of
+from pointsman.dataplane.nftables.schema import SCHEMA
 from pointsman.dataplane.nftables.skeleton import chains
-from pointsman.dataplane.nftables.table import empty_held
 from pointsman.dataplane.nftables.wire import Chain, boundaries
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class Memory:
 
     def __init__(self, family: Family) -> None:
         self.family: Family = family
-        self.sets: Held = empty_held(family)
+        self.sets: Held = SCHEMA.empty(family)
         self.chains: dict[str, Chain] = {}
         self._fixed = frozenset(chains(family, drop_invalid=True))
 

@@ -33,6 +33,7 @@ from pointsman.dataplane.nftables.entries import (
 )
 from pointsman.dataplane.nftables.expressions import goto
 from pointsman.dataplane.nftables.layout import endpoint_value, frontend_key, layouts, number
+from pointsman.dataplane.nftables.schema import SCHEMA
 from pointsman.dataplane.nftables.wire import (
     DELCHAIN,
     DELRULE,
@@ -94,11 +95,11 @@ def test_a_refusal_is_read() -> None:
 
 
 def test_nothing_to_do_is_no_message() -> None:
-    assert WireDraft(4).messages() == []
+    assert WireDraft(SCHEMA, 4).messages() == []
 
 
 def test_the_order_on_the_wire() -> None:
-    draft = WireDraft(4)
+    draft = WireDraft(SCHEMA, 4)
     draft.remove_chain("pick-random-1")
     draft.add("endpoints", key(0), value(2))
     draft.remove("endpoints", key(0), value(1))
@@ -113,7 +114,7 @@ def test_the_order_on_the_wire() -> None:
 
 @pytest.mark.parametrize("count", [1, 999, 1000, 5000])
 def test_elements_are_cut_into_attributes_that_fit(count: int) -> None:
-    draft = WireDraft(4)
+    draft = WireDraft(SCHEMA, 4)
     for slot in range(count):
         draft.add("endpoints", key(slot), value(slot))
     for slot in range(0, count, 7):
@@ -129,13 +130,13 @@ def test_elements_are_cut_into_attributes_that_fit(count: int) -> None:
 
 @given(st.integers(1, 30), st.data())
 def test_the_element_at_an_offset_is_named(count: int, data: st.DataObject) -> None:
-    draft = WireDraft(4)
+    draft = WireDraft(SCHEMA, 4)
     for slot in range(count):
         draft.remove("endpoints", key(slot), value(slot))
     (message,) = draft.messages()
     slot = data.draw(st.integers(0, count - 1))
     offset = message.payload.index(key(slot)) - 12
-    found = told(4, message, Refusal(0, GONE, offset))
+    found = told(SCHEMA, 4, message, Refusal(0, GONE, offset))
     assert (found.set_name, found.key, found.foreign) == ("endpoints", key(slot), True)
     assert found.text == (
         f"remove element {{ 10.96.0.1 . tcp . 80 . 0:{slot:x} }} of endpoints: No such file or directory (ENOENT)"
@@ -143,26 +144,26 @@ def test_the_element_at_an_offset_is_named(count: int, data: st.DataObject) -> N
 
 
 def test_an_old_kernel_names_no_element() -> None:
-    draft = WireDraft(4)
+    draft = WireDraft(SCHEMA, 4)
     draft.add("services", frontend_key(WEB), number(1))
     (message,) = draft.messages()
     # One element needs no pointing at.
-    assert told(4, message, Refusal(0, errno.ENOMEM)).key == frontend_key(WEB)
+    assert told(SCHEMA, 4, message, Refusal(0, errno.ENOMEM)).key == frontend_key(WEB)
     draft.add("services", frontend_key(Frontend(4, "10.96.0.2", "tcp", 80)), number(1))
     (message,) = draft.messages()
-    found = told(4, message, Refusal(0, errno.ENOMEM))
+    found = told(SCHEMA, 4, message, Refusal(0, errno.ENOMEM))
     assert (found.key, found.foreign) == (b"", False)
     assert found.text == "add elements of services: Cannot allocate memory (ENOMEM)"
 
 
 def test_refused_sets_ranges_verdicts_and_chains_are_told() -> None:
-    draft = WireDraft(4)
+    draft = WireDraft(SCHEMA, 4)
     draft.add("masquerade-all", frontend_key(WEB))
     draft.add("classes", number(0x10002), goto("pick-random-2"))
     ((first, last),) = address_ranges(4, ("10.0.0.0/8",))
     draft.add("source-ranges", frontend_key(WEB) + first, frontend_key(WEB) + last)
     draft.add_chain(Pick(4, "", "random", 2))
-    texts = [told(4, message, Refusal(0, errno.EINVAL, text="no")).text for message in draft.messages()]
+    texts = [told(SCHEMA, 4, message, Refusal(0, errno.EINVAL, text="no")).text for message in draft.messages()]
     why = "Invalid argument (EINVAL): no"
     assert texts[:2] == [f"add chain pick-random-2: {why}", f"add a rule to chain pick-random-2: {why}"]
     assert set(texts[2:]) == {
@@ -207,7 +208,7 @@ def test_ranges_keep_to_their_family() -> None:
 )
 def test_boundaries_are_what_the_wire_says(cidrs: tuple[str, ...]) -> None:
     ranges = address_ranges(4, cidrs)
-    draft = WireDraft(4)
+    draft = WireDraft(SCHEMA, 4)
     draft.replace_networks("pod-cidrs", ranges)
     delete, *rest = draft.messages()
     assert delete.command == DELSETELEM

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import socket
 import struct
-from typing import TYPE_CHECKING, Final, Literal
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Final, Literal, Protocol
 
 import msgspec
 
@@ -16,13 +19,15 @@ from pointsman.dataplane.netlink import NLA_F_NESTED, nested
 from pointsman.model.plan import IPV4, NODE_PORT, Frontend, Transport
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
 
     from pointsman.model.plan import Backend, Family
 
 TABLE: Final = "pointsman"
 
 FieldType = Literal["ipv4_addr", "ipv6_addr", "inet_proto", "inet_service", "classid", "number", "mark"]
+Coder = Callable[[bytes, bytes], bytes]
+"""Encodes an element from its key and value."""
 Place = Literal["", "node-port-"]
 """What a frontend's sets and chains are called: plain for virtual IPs, with a prefix for node ports."""
 
@@ -43,6 +48,10 @@ _KEY_END: Final = 10
 
 _END_PORT: Final = struct.Struct("=B3x2s2x")
 _SLOT: Final = struct.Struct("=I")
+
+
+Chains = dict[str, list[str]]
+"""Rules, and a base chain's hook as first line, by chain."""
 
 
 class Layout(msgspec.Struct, frozen=True):
@@ -112,6 +121,67 @@ class Layout(msgspec.Struct, frozen=True):
         return f"{words} : {' . '.join(_texts(self.data, data))}" if self.data else words
 
 
+class FixedChains(Protocol):
+    """Returns the fixed chains of a family; those that are jumped to come first."""
+
+    def __call__(self, family: Family, *, drop_invalid: bool) -> Chains:
+        """Return rules by chain; `drop_invalid` is that of `NodeSettings`."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Schema:
+    """What a table consists of, in both families.
+
+    Attributes:
+        table: its name.
+        layouts: sets and maps by name, in the order in which they are declared. One of them is ``structure``.
+        chains: returns the fixed chains.
+        unread: sets that the agent does not compare: packets fill them, or they describe the table itself.
+        is_own_chain: tells a chain that is no fixed one, by its name.
+    """
+
+    table: str
+    layouts: Mapping[Family, Mapping[str, Layout]]
+    chains: FixedChains
+    unread: frozenset[str] = frozenset({"structure"})
+    is_own_chain: Callable[[str], bool] = lambda _: False
+
+    def empty(self, family: Family) -> dict[str, dict[bytes, bytes]]:
+        """Return what a table without elements holds."""
+        return {name: {} for name in self.layouts[family] if name not in self.unread}
+
+    @cached_property
+    def encoders(self) -> Mapping[Family, Mapping[str, Coder]]:
+        """The functions that encode elements that come, by family and set."""
+        return {f: {name: layout.encoder() for name, layout in found.items()} for f, found in self.layouts.items()}
+
+    @cached_property
+    def removers(self) -> Mapping[Family, Mapping[str, Coder]]:
+        """The functions that encode elements that go, by family and set."""
+        return {f: {name: layout.remover() for name, layout in found.items()} for f, found in self.layouts.items()}
+
+
+STRUCTURE: Final = Layout("structure", "type mark : mark", ("mark",), ("mark",))
+"""The map in which a table says of itself what was loaded; every schema has it."""
+
+
+def network_layouts(address: FieldType, *names: str) -> Iterator[Layout]:
+    """Return sets of networks."""
+    for name in names:
+        yield Layout(name, f"type {address}; flags interval", (address,), ranges=True)
+
+
+def source_ranges_layout(address: FieldType) -> Layout:
+    """Return the set of the networks from which clients may connect to a frontend."""
+    return Layout(
+        "source-ranges",
+        f"type {address} . inet_proto . inet_service . {address}; flags interval",
+        (address, "inet_proto", "inet_service", address),
+        ranges=True,
+    )
+
+
 def _heads(kind: int, size: int) -> bytes:
     return struct.pack("=HHHH", size + 8, kind | NLA_F_NESTED, size + 4, 1)
 
@@ -143,7 +213,7 @@ def _text(kind: FieldType, octets: bytes) -> str:
 
 def layouts(family: Family) -> Mapping[str, Layout]:
     """Return every set and map of a family's table, by name, in the order in which they are declared."""
-    return _LAYOUTS[family]
+    return LAYOUTS[family]
 
 
 def address_octets(family: Family, address: str) -> bytes:
@@ -185,15 +255,10 @@ def _family_layouts(family: Family) -> dict[str, Layout]:
     found += [
         Layout("hairpin", f"type {address} . {address}", (address, address)),
         Layout("cluster-ips", f"type {address}", (address,)),
-        Layout(
-            "source-ranges",
-            f"type {address} . inet_proto . inet_service . {address}; flags interval",
-            (address, "inet_proto", "inet_service", address),
-            ranges=True,
-        ),
+        source_ranges_layout(address),
         _affinity_layout(family),
-        *(Layout(name, f"type {address}; flags interval", (address,), ranges=True) for name in NETWORKS),
-        Layout("structure", "type mark : mark", ("mark",), ("mark",)),
+        *network_layouts(address, *NETWORKS),
+        STRUCTURE,
     ]
     return {layout.name: layout for layout in found}
 
@@ -233,7 +298,7 @@ def _affinity_layout(family: Family) -> Layout:
     return Layout("affinity", declaration, (kind, kind, "inet_proto", "inet_service"), ("classid",))
 
 
-_LAYOUTS: Final[Mapping[Family, Mapping[str, Layout]]] = {4: _family_layouts(4), 6: _family_layouts(6)}
+LAYOUTS: Final[Mapping[Family, Mapping[str, Layout]]] = {4: _family_layouts(4), 6: _family_layouts(6)}
 
 
 def frontend_of(family: Family, set_name: str, key: bytes) -> Frontend | None:

@@ -6,35 +6,25 @@ import socket
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING
 
-from pointsman.dataplane.nftables import structure
-from pointsman.dataplane.nftables.layout import PLACES, frontend_of, layouts
-from pointsman.dataplane.nftables.table import UNREAD
+from pointsman.dataplane.nftables.layout import PLACES, frontend_of
 from pointsman.dataplane.nftables.wire import read_elements
 from pointsman.model.plan import IPV4, Backend, Frontend
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from pointsman.dataplane.netlink import NftSocket
     from pointsman.dataplane.nftables.change import Held
-    from pointsman.dataplane.nftables.wire import Elements
+    from pointsman.dataplane.nftables.layout import Schema
     from pointsman.model.plan import Family
 
 
-def read_held(wire: NftSocket, family: Family) -> Held:
+def read_held(wire: NftSocket, schema: Schema, family: Family) -> Held:
     """Read every set that the agent writes.
 
     Raises:
         FileNotFoundError: a set is missing.
         InterruptedError: the table changed meanwhile.
     """
-    return {name: read_elements(wire, family, name) for name in layouts(family) if name not in UNREAD}
-
-
-def is_sealed(known: Elements, family: Family, sums: Mapping[str, int], *, drop_invalid: bool) -> bool:
-    """Tell whether all chains are what an agent of this release left behind."""
-    wanted = structure.seal(family, sums, drop_invalid=drop_invalid)
-    return all(known.get(key) == value for key, value in wanted.items())
+    return {name: read_elements(wire, schema, family, name) for name in schema.empty(family)}
 
 
 def backends_held(family: Family, held: Held) -> dict[Frontend, tuple[Backend, ...]]:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Final
 
 from pointsman.dataplane.nftables import skeleton, structure
 from pointsman.dataplane.nftables.expressions import target
-from pointsman.dataplane.nftables.layout import TABLE, layouts
-from pointsman.dataplane.nftables.table import Table, empty_held
+from pointsman.dataplane.nftables.schema import SCHEMA
+from pointsman.dataplane.nftables.table import Table
 from pointsman.model.plan import IPV4, IPV6
 
 if TYPE_CHECKING:
@@ -24,9 +24,9 @@ class TextDraft:
     """A transaction as text; it only adds, as it begins with an empty table."""
 
     def __init__(self, family: Family) -> None:
-        self.elements: dict[str, list[str]] = {name: [] for name in layouts(family)}
+        self.elements: dict[str, list[str]] = {name: [] for name in SCHEMA.layouts[family]}
         self.chains: dict[str, list[str]] = {}
-        self._layouts = layouts(family)
+        self._layouts = SCHEMA.layouts[family]
 
     def add(self, name: str, key: bytes, value: bytes = b"") -> None:
         """Write an element."""
@@ -68,14 +68,14 @@ def render(plan: Plan) -> str:
 def _family_text(plan: Plan, family: Family) -> str:
     draft = TextDraft(family)
     answers = {frontend: plan.answers[frontend] for frontend in sorted(plan.answers) if frontend.family == family}
-    Table(family).adoption(answers, plan.settings, empty_held(family), draft)
+    Table(family).adoption(answers, plan.settings, SCHEMA.empty(family), draft)
     # An agent that finds this table replaces its rules and keeps its elements.
-    draft.add("structure", structure.SETS_KEY, structure.sets_checksum(family))
-    where = f"{skeleton.ip_of(family)} {TABLE}"
+    draft.add("structure", structure.SETS_KEY, structure.sets_checksum(SCHEMA, family))
+    where = f"{skeleton.ip_of(family)} {SCHEMA.table}"
     lines = [f"table {where}", f"delete table {where}", "", f"table {where} {{"]
-    for declaration, elements in zip(skeleton.declarations(family), draft.elements.values(), strict=True):
+    for declaration, elements in zip(skeleton.declarations(SCHEMA, family), draft.elements.values(), strict=True):
         lines += _set_lines(declaration, elements)
-    for name, rules in skeleton.chains(family, drop_invalid=plan.settings.drop_invalid).items():
+    for name, rules in SCHEMA.chains(family, drop_invalid=plan.settings.drop_invalid).items():
         lines += _chain_lines(name, rules)
     for name, rules in sorted(draft.chains.items()):
         lines += _chain_lines(name, rules)

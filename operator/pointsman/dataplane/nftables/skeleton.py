@@ -7,7 +7,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from pointsman.dataplane.nftables.layout import OUTSIDE_SLOTS, PLACES, PROTOCOLS, TABLE, layouts
+from pointsman.dataplane.nftables.layout import (
+    OUTSIDE_SLOTS,
+    PLACES,
+    PROTOCOLS,
+    Chains,
+    Schema,
+)
 from pointsman.model.plan import IPV4
 
 if TYPE_CHECKING:
@@ -19,9 +25,6 @@ if TYPE_CHECKING:
 _CROSSED: Final = "drop"
 """What becomes of a packet that looked at one map before a change and at the next one after it, and finds nothing
 there: it is sent again by its client. Let through, it would make a connection that is never translated."""
-
-Chains = dict[str, list[str]]
-"""Rules, and a base chain's hook as first line, by chain."""
 
 
 def ip_of(family: Family) -> str:
@@ -161,33 +164,34 @@ def _after_translation(family: Family) -> Chains:
     }
 
 
-def declarations(family: Family) -> list[str]:
+def declarations(schema: Schema, family: Family) -> list[str]:
     """Return the declaration of every set and map."""
     return [
         f"{'map' if ' : ' in layout.declaration else 'set'} {layout.name} {{ {layout.declaration}; }}"
-        for layout in layouts(family).values()
+        for layout in schema.layouts[family].values()
     ]
 
 
-def table_text(family: Family, *, drop_invalid: bool) -> str:
+def table_text(schema: Schema, family: Family, *, drop_invalid: bool) -> str:
     """Return the whole table without elements, for an empty kernel."""
-    lines = [f"table {ip_of(family)} {TABLE} {{"]
-    lines += [f"\t{line}" for line in declarations(family)]
-    for name, rules in chains(family, drop_invalid=drop_invalid).items():
+    lines = [f"table {ip_of(family)} {schema.table} {{"]
+    lines += [f"\t{line}" for line in declarations(schema, family)]
+    for name, rules in schema.chains(family, drop_invalid=drop_invalid).items():
         lines += [f"\tchain {name} {{", *(f"\t\t{rule}" for rule in rules), "\t}"]
     return "\n".join([*lines, "}", ""])
 
 
-def replacement_text(family: Family, present: frozenset[str], *, drop_invalid: bool) -> str:
+def replacement_text(schema: Schema, family: Family, present: frozenset[str], *, drop_invalid: bool) -> str:
     """Return the commands that put the fixed rules in place of whatever the fixed chains hold; elements stay.
 
     Args:
+        schema: the table's.
         family: address family.
         present: fixed chains that are in the kernel now.
         drop_invalid: as in `NodeSettings`.
     """
-    wanted = chains(family, drop_invalid=drop_invalid)
-    where = f"{ip_of(family)} {TABLE}"
+    wanted = schema.chains(family, drop_invalid=drop_invalid)
+    where = f"{ip_of(family)} {schema.table}"
     lines = [f"flush chain {where} {name}" for name in sorted(present)]
     lines += [f"delete chain {where} {name}" for name in sorted(present - wanted.keys())]
     for name, rules in wanted.items():

@@ -15,7 +15,7 @@ import nftables
 
 from pointsman.dataplane.netlink import attributes, string
 from pointsman.dataplane.nftables import skeleton
-from pointsman.dataplane.nftables.layout import TABLE, number
+from pointsman.dataplane.nftables.layout import number
 from pointsman.dataplane.nftables.wire import GETCHAIN, GETRULE, GETSET, GETTABLE, af, read_elements
 from pointsman.dataplane.protocol import DataplaneError
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pointsman.dataplane.netlink import NftSocket
+    from pointsman.dataplane.nftables.layout import Schema
     from pointsman.dataplane.nftables.wire import Elements
     from pointsman.model.plan import Family
 
@@ -62,70 +63,79 @@ class Libnftables:
 
 
 @functools.cache
-def sets_checksum(family: Family) -> bytes:
+def sets_checksum(schema: Schema, family: Family) -> bytes:
     """Return a checksum of this release's declarations: when they differ, elements can't stay."""
-    return number(zlib.crc32("\n".join(skeleton.declarations(family)).encode()))
+    return number(zlib.crc32("\n".join(skeleton.declarations(schema, family)).encode()))
 
 
-def seal(family: Family, sums: Mapping[str, int], *, drop_invalid: bool) -> Elements:
+def seal(schema: Schema, family: Family, sums: Mapping[str, int], *, drop_invalid: bool) -> Elements:
     """Return what the map ``structure`` shall hold.
 
     Args:
+        schema: the table's.
         family: address family.
         sums: checksums of all chains, as `chain_checksums` reads them.
         drop_invalid: as in `NodeSettings`.
     """
     rules = sum(zlib.crc32(name.encode(), value) for name, value in sums.items()) & 0xFFFF_FFFF
     return {
-        SETS_KEY: sets_checksum(family),
-        TEXT_KEY: _text_checksum(family, drop_invalid=drop_invalid),
+        SETS_KEY: sets_checksum(schema, family),
+        TEXT_KEY: _text_checksum(schema, family, drop_invalid=drop_invalid),
         RULES_KEY: number(rules),
     }
 
 
-def table_flags(wire: NftSocket, family: Family) -> int:
+def is_sealed(
+    known: Elements, schema: Schema, family: Family, sums: Mapping[str, int], *, drop_invalid: bool
+) -> bool:  # fmt: skip
+    """Tell whether all chains are what an agent of this release left behind."""
+    wanted = seal(schema, family, sums, drop_invalid=drop_invalid)
+    return all(known.get(key) == value for key, value in wanted.items())
+
+
+def table_flags(wire: NftSocket, schema: Schema, family: Family) -> int:
     """Return the table's flags; 0 is what they shall be."""
-    fields = dict(attributes(wire.get(GETTABLE, af(family), string(1, TABLE))))
+    fields = dict(attributes(wire.get(GETTABLE, af(family), string(1, schema.table))))
     return int.from_bytes(fields.get(2, b""), "big")
 
 
 @functools.cache
-def _text_checksum(family: Family, *, drop_invalid: bool) -> bytes:
-    return number(zlib.crc32(skeleton.table_text(family, drop_invalid=drop_invalid).encode()))
+def _text_checksum(schema: Schema, family: Family, *, drop_invalid: bool) -> bytes:
+    return number(zlib.crc32(skeleton.table_text(schema, family, drop_invalid=drop_invalid).encode()))
 
 
-def chain_checksums(wire: NftSocket, family: Family) -> dict[str, int]:
+def chain_checksums(wire: NftSocket, schema: Schema, family: Family) -> dict[str, int]:
     """Read the table's chains and their rules.
 
     Returns:
         A checksum for each chain; empty when there is no table.
     """
     sums: dict[str, int] = {}
-    for payload in wire.dump(GETCHAIN, af(family), string(_CHAIN_TABLE, TABLE)):
+    for payload in wire.dump(GETCHAIN, af(family), string(_CHAIN_TABLE, schema.table)):
         fields = list(attributes(payload))
         names = dict(fields)
-        if _text(names[_CHAIN_TABLE]) == TABLE:
+        if _text(names[_CHAIN_TABLE]) == schema.table:
             facts = b"".join(value for kind, value in fields if kind in _CHAIN_FACTS)
             sums[_text(names[_CHAIN_NAME])] = zlib.crc32(facts)
-    for payload in wire.dump(GETRULE, af(family), string(_RULE_TABLE, TABLE)):
+    for payload in wire.dump(GETRULE, af(family), string(_RULE_TABLE, schema.table)):
         fields_by = dict(attributes(payload))
         name = _text(fields_by[_RULE_CHAIN])
-        if _text(fields_by[_RULE_TABLE]) == TABLE and name in sums:
+        if _text(fields_by[_RULE_TABLE]) == schema.table and name in sums:
             sums[name] = zlib.crc32(fields_by.get(_RULE_EXPRESSIONS, b""), sums[name])
     return sums
 
 
-def sets(wire: NftSocket, family: Family) -> set[str]:
+def sets(wire: NftSocket, schema: Schema, family: Family) -> set[str]:
     """Read the names of the table's sets and maps."""
-    answers = wire.dump(GETSET, af(family), string(1, TABLE))
+    answers = wire.dump(GETSET, af(family), string(1, schema.table))
     fields = [dict(attributes(payload)) for payload in answers]
-    return {_text(found[2]) for found in fields if _text(found[1]) == TABLE}
+    return {_text(found[2]) for found in fields if _text(found[1]) == schema.table}
 
 
-def class_chain_checksum(wire: NftSocket, family: Family, chain: str) -> int:
+def class_chain_checksum(wire: NftSocket, schema: Schema, family: Family, chain: str) -> int:
     """Return what `chain_checksums` says of one chain that no hook calls."""
     total = zlib.crc32(b"")
-    request = string(_RULE_TABLE, TABLE) + string(_RULE_CHAIN, chain)
+    request = string(_RULE_TABLE, schema.table) + string(_RULE_CHAIN, chain)
     for payload in wire.dump(GETRULE, af(family), request):
         fields = dict(attributes(payload))
         if _text(fields[_RULE_CHAIN]) == chain:
@@ -133,10 +143,10 @@ def class_chain_checksum(wire: NftSocket, family: Family, chain: str) -> int:
     return total
 
 
-def read_structure(wire: NftSocket, family: Family) -> Elements | None:
+def read_structure(wire: NftSocket, schema: Schema, family: Family) -> Elements | None:
     """Read the map ``structure``; None when there is no table (or none of ours)."""
     try:
-        return read_elements(wire, family, "structure")
+        return read_elements(wire, schema, family, "structure")
     except OSError as error:
         if error.errno == errno.ENOENT:
             return None

@@ -27,7 +27,6 @@ from pointsman.dataplane.nftables.layout import (
     address_octets,
     endpoint_size,
     frontend_key,
-    layouts,
     number,
     place_of,
 )
@@ -41,8 +40,6 @@ if TYPE_CHECKING:
     from pointsman.dataplane.nftables.wire import Draft, Elements
     from pointsman.model.plan import Answer, Family, Frontend, NodeSettings
 
-
-UNREAD: Final = frozenset({"affinity", "structure"})
 
 _SHARED: Final = ("cluster-ips", "hairpin")
 
@@ -277,11 +274,6 @@ def networks_of(settings: NodeSettings, name: str) -> tuple[str, ...]:
 def networks_held(held: Held) -> Held:
     """Return the sets of networks as they are, without the mark that nft sets at address 0."""
     return {name: {key: value for key, value in held[name].items() if value == b"\0" or any(key)} for name in NETWORKS}
-
-
-def empty_held(family: Family) -> Held:
-    """Return what a table without elements holds."""
-    return {name: {} for name in layouts(family) if name not in UNREAD}
 
 
 def _entry(change: Change, frontend: Frontend, answer: Answer, slots: bytes, outside: bytes) -> Entry | None:

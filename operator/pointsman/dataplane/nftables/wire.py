@@ -8,7 +8,6 @@ from __future__ import annotations
 import errno
 import struct
 from collections import defaultdict
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Protocol
 
 import msgspec
@@ -25,14 +24,13 @@ from pointsman.dataplane.netlink import (
     string,
 )
 from pointsman.dataplane.nftables.expressions import AF_IPV4, AF_IPV6
-from pointsman.dataplane.nftables.layout import NETWORKS, TABLE, layouts
 from pointsman.model.plan import IPV4
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from pointsman.dataplane.netlink import NftSocket, Refusal
-    from pointsman.dataplane.nftables.layout import Layout
+    from pointsman.dataplane.nftables.layout import Layout, Schema
     from pointsman.model.plan import Family
 
 NEWTABLE: Final = 0
@@ -60,8 +58,6 @@ _KEY_AT: Final = 12
 
 Elements = dict[bytes, bytes]
 """Elements of one set: key and value."""
-Coder = Callable[[bytes, bytes], bytes]
-"""Encodes an element from its key and value."""
 
 
 def af(family: Family) -> int:
@@ -116,11 +112,12 @@ class WireDraft:
     The order on the wire is chains that come, elements that go, elements that come, chains that go.
     """
 
-    def __init__(self, family: Family) -> None:
-        self.family = family
+    def __init__(self, schema: Schema, family: Family) -> None:
+        self.schema = schema
+        self.family: Family = family
         self.added = 0
         self.removed = 0
-        self._encoders, self._removers = _CODERS[family]
+        self._encoders, self._removers = schema.encoders[family], schema.removers[family]
         self._add: defaultdict[str, list[bytes]] = defaultdict(list)
         self._remove: defaultdict[str, list[bytes]] = defaultdict(list)
         self._chains: list[Message] = []
@@ -145,7 +142,7 @@ class WireDraft:
 
     def add_chain(self, chain: Chain, *, present: bool = False) -> None:
         """Add a chain, or put its rules in place of those that it has."""
-        family, table, name = af(self.family), string(1, TABLE), chain.chain
+        family, table, name = af(self.family), string(1, self.schema.table), chain.chain
         if present:
             self._rules.append(Message(DELRULE, family, table + string(2, name)))
         else:
@@ -167,27 +164,15 @@ class WireDraft:
         for name, elements in self._add.items():
             found += [self._message(NEWSETELEM, name, part, NLM_F_CREATE) for part in _parts(elements)]
         # Emptied first, as they may lead to each other.
-        table = string(1, TABLE)
+        table = string(1, self.schema.table)
         found += [Message(DELRULE, af(self.family), table + string(2, chain)) for chain in self._gone]
         return found + [Message(DELCHAIN, af(self.family), table + string(3, chain)) for chain in self._gone]
 
     def _message(self, command: int, name: str, elements: bytes, flags: int = 0) -> Message:
-        payload = string(_LIST_TABLE, TABLE) + string(_LIST_SET, name)
+        payload = string(_LIST_TABLE, self.schema.table) + string(_LIST_SET, name)
         if elements:
             payload += attribute(_LIST_ELEMENTS | NLA_F_NESTED, elements)
         return Message(command, af(self.family), payload, flags)
-
-
-def _coders(family: Family) -> tuple[Mapping[str, Coder], Mapping[str, Coder]]:
-    """Return the functions that encode elements that come and elements that go, by set."""
-    found = layouts(family)
-    return (
-        {name: layout.encoder() for name, layout in found.items()},
-        {name: layout.remover() for name, layout in found.items()},
-    )
-
-
-_CODERS: Final[Mapping[Family, tuple[Mapping[str, Coder], Mapping[str, Coder]]]] = {4: _coders(4), 6: _coders(6)}
 
 
 def _parts(elements: list[bytes]) -> Iterator[bytes]:
@@ -231,16 +216,18 @@ _VERBS: Final = {
 }
 
 
-def first_told(family: Family, messages: Sequence[Message], refusals: Sequence[Refusal]) -> Refused:
+def first_told(
+    schema: Schema, family: Family, messages: Sequence[Message], refusals: Sequence[Refusal]
+) -> Refused:  # fmt: skip
     """Find out what the kernel means with the first refusal that names a message."""
     for refusal in refusals:
         if 0 <= refusal.index < len(messages):
-            return told(family, messages[refusal.index], refusal)
+            return told(schema, family, messages[refusal.index], refusal)
     # The kernel took every message, and failed to commit them.
     return Refused("", b"", f"commit the transaction: {refusals[0]}", foreign=False)
 
 
-def told(family: Family, message: Message, refusal: Refusal) -> Refused:
+def told(schema: Schema, family: Family, message: Message, refusal: Refusal) -> Refused:
     """Find out which element of a refused message the kernel means."""
     foreign = refusal.error in {errno.ENOENT, errno.EEXIST, errno.EBUSY}
     fields = dict(attributes(message.payload))
@@ -248,18 +235,18 @@ def told(family: Family, message: Message, refusal: Refusal) -> Refused:
         name = next((v for k, v in fields.items() if k in {2, 3}), b"?").rstrip(b"\0").decode()
         return Refused("", b"", f"{_VERBS[message.command]} {name}: {refusal}", foreign)
     name = fields[_LIST_SET].rstrip(b"\0").decode()
-    layout = layouts(family)[name]
+    layout = schema.layouts[family][name]
     verb = "add" if message.command == NEWSETELEM else "remove"
-    key = _key_at(message.payload, layout, refusal.offset)
+    key = _key_at(message.payload, schema.table, layout, refusal.offset)
     if not key:
         return Refused(name, b"", f"{verb} elements of {name}: {refusal}", foreign)
     element = layout.text(key, key if layout.ranges else b"\0" * layout.data_size).partition(" : ")[0]
     return Refused(name, key, f"{verb} element {{ {element} }} of {name}: {refusal}", foreign)
 
 
-def _key_at(payload: bytes, layout: Layout, offset: int | None) -> bytes:
+def _key_at(payload: bytes, table: str, layout: Layout, offset: int | None) -> bytes:
     """Return the key of the element that stands at an offset."""
-    start = len(string(_LIST_TABLE, TABLE) + string(_LIST_SET, layout.name)) + 4
+    start = len(string(_LIST_TABLE, table) + string(_LIST_SET, layout.name)) + 4
     if offset is None or offset < start:
         # The kernel points at an element only from Linux 4.19 or so on; a message of one needs no pointing.
         length = _LENGTH.unpack_from(payload, start)[0] if len(payload) > start else 0
@@ -275,7 +262,7 @@ def _key_at(payload: bytes, layout: Layout, offset: int | None) -> bytes:
     return b""
 
 
-def read_elements(wire: NftSocket, family: Family, name: str) -> Elements:
+def read_elements(wire: NftSocket, schema: Schema, family: Family, name: str) -> Elements:
     """Read a set or map from the kernel.
 
     Returns:
@@ -285,8 +272,8 @@ def read_elements(wire: NftSocket, family: Family, name: str) -> Elements:
     Raises:
         OSError: ENOENT when there is no such set.
     """
-    layout = layouts(family)[name]
-    request = string(_LIST_TABLE, TABLE) + string(_LIST_SET, name)
+    layout = schema.layouts[family][name]
+    request = string(_LIST_TABLE, schema.table) + string(_LIST_SET, name)
     read = _reader(layout)
     found: Elements = {}
     for payload in wire.dump(GETSETELEM, af(family), request):
@@ -297,7 +284,7 @@ def read_elements(wire: NftSocket, family: Family, name: str) -> Elements:
 
 
 def _reader(layout: Layout) -> _Reader:
-    if layout.name in NETWORKS:
+    if layout.ranges and len(layout.key) == 1:
         return _BoundaryReader(layout)
     return _VerdictReader(layout) if layout.data is None else _Reader(layout)
 
