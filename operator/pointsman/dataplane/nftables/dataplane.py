@@ -6,6 +6,7 @@ import logging
 from typing import TYPE_CHECKING, Final
 
 from pointsman.dataplane.nftables import structure
+from pointsman.dataplane.nftables.counters import Counters
 from pointsman.dataplane.nftables.fixed import FixedTable
 from pointsman.dataplane.nftables.layout import frontend_of
 from pointsman.dataplane.nftables.port import NftPort
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from pointsman.dataplane.nftables.change import Change
     from pointsman.dataplane.nftables.wire import Refused
+    from pointsman.dataplane.protocol import Traffic
     from pointsman.model.plan import Answer, Backend, Family, Frontend, NodeSettings, Plan
 
 _LOG: Final = logging.getLogger(__name__)
@@ -48,6 +50,7 @@ class NftablesDataplane:
         self._port = NftPort(SCHEMA.table)
         self._fixed = {family: FixedTable(SCHEMA, family, self._port) for family in _FAMILIES}
         self._tables = {family: Table(family) for family in _FAMILIES}
+        self._counters = {family: Counters(SCHEMA, family) for family in _FAMILIES}
 
     def support(self) -> Support:
         """See `Dataplane.support`."""
@@ -196,6 +199,21 @@ class NftablesDataplane:
         settings = self._tables[family].settings
         if settings is not None:
             self._fixed[family].seal(drop_invalid=settings.drop_invalid, new=change.new_chains, old=change.old_chains)
+
+    def tend(self) -> None:
+        """See `Dataplane.tend`; nothing here is due by time alone."""
+
+    def traffic(self) -> Mapping[Frontend, Traffic]:
+        """See `Dataplane.traffic`; sums grow as long as a frontend or an endpoint is there, see `counters`."""
+        found: dict[Frontend, Traffic] = {}
+        for family, counters in self._counters.items():
+            try:
+                found |= counters.read(self._port.wire)
+            except FileNotFoundError:
+                continue  # there is no table
+            except OSError as error:
+                raise DataplaneError(f"the counters of IPv{family} can't be read: {error}") from error
+        return found
 
 
 def _name(frontend: Frontend) -> str:
