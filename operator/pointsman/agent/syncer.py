@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Final
 
+from pointsman.agent.connections import Reading
 from pointsman.agent.outcome import Cleaned, Facts, Outcome
 from pointsman.agent.stale import stale_udp
 from pointsman.dataplane.protocol import DataplaneError, Written
@@ -89,6 +90,15 @@ class Syncer:
             cleaned=cleaned,
             facts=self._facts(),
         )
+
+    def count(self) -> Reading:
+        """Look at what the kernel has counted.
+
+        Raises:
+            DataplaneError: it can't be read.
+        """
+        traffic = {} if self._dataplane is None else self._dataplane.traffic()
+        return Reading(self._planner.mode, self._wall(), self._planner.plan.answers, traffic)
 
     def clean_up(self) -> None:
         """Remove everything that is ours from the kernel; nothing may be synced after that.
