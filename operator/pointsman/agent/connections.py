@@ -7,6 +7,7 @@ most once a second, and no more than a tenth of the time.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -22,6 +23,7 @@ from pointsman.process.http import Response
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+    from pointsman.agent.connection_metrics import ConnectionMetrics
     from pointsman.agent.loop import Worker
     from pointsman.model.plan import Answer, Frontend
     from pointsman.process.clock import Clock
@@ -30,6 +32,8 @@ _PAUSE: Final = 1.0
 """Seconds from one look at the counters to the next one, at least."""
 _SHARE: Final = 10.0
 """The pause is so many times as long as the look took, if that is longer."""
+_PATIENCE: Final = 3.0
+"""Seconds that an asker waits for a look, which has to wait for a sync: it gets the answer before, then."""
 _NOTHING: Final = ServerTraffic(0, 0)
 
 
@@ -151,6 +155,7 @@ class ConnectionReader:
         worker: runs calls in that thread.
         clock: time.
         report: takes what is wrong with reading them.
+        metrics: what is brought up to date by `count`, if anything is.
     """
 
     def __init__(
@@ -159,23 +164,36 @@ class ConnectionReader:
         read: Callable[[], Reading],
         worker: Worker,
         clock: Clock,
+        *,
         report: Callable[[tuple[Problem, ...]], None],
+        metrics: ConnectionMetrics | None = None,
     ) -> None:
         self._node = node
         self._read = read
         self._worker = worker
         self._clock = clock
         self._report = report
+        self._metrics = metrics
+        self._begun: asyncio.Task[None] | None = None
         self._task: asyncio.Task[_Answer] | None = None
+        self._last: _Answer | None = None
         self._due = 0.0
 
-    async def latest(self) -> Reading:
-        """Return a reading that is as fresh as can be without reading too often.
+    def begin(self) -> None:
+        """Count from now on: what is in the kernel is what the plan says."""
+        self._begun = asyncio.create_task(self._count())
 
-        Raises:
-            DataplaneError: they can't be read.
-        """
-        return (await self._latest()).reading
+    async def count(self) -> None:
+        """Bring the metrics up to date; they stay as they are while the counters can't be read."""
+        if self._begun is not None:
+            await self._count()
+
+    async def _count(self) -> None:
+        if self._metrics is None:
+            return
+        with contextlib.suppress(DataplaneError):
+            answer = await self._latest()
+            await asyncio.to_thread(self._metrics.count, answer.reading)
 
     async def respond(self) -> Response:
         """Answer ``/connections``."""
@@ -189,8 +207,13 @@ class ConnectionReader:
         task = self._task
         if task is None or (task.done() and self._clock.monotonic() >= self._due):
             task = self._task = asyncio.create_task(self._look())
-        # A look that takes longer than its asker waits is of use to the next one.
-        return await asyncio.shield(task)
+        # A look that takes longer than its asker waits is of use to the next one, so it is not cancelled.
+        await asyncio.wait([task], timeout=_PATIENCE)
+        if task.done():
+            return task.result()
+        if self._last is None:
+            raise DataplaneError("the kernel's counters are not read yet: a sync goes first; ask again")
+        return self._last
 
     async def _look(self) -> _Answer:
         try:
@@ -201,7 +224,8 @@ class ConnectionReader:
             raise DataplaneError(f"the kernel's counters can't be read: {error}") from error
         self._due = self._clock.monotonic() + max(_PAUSE, _SHARE * seconds)
         self._report(())
-        return _Answer(self._node, reading)
+        self._last = _Answer(self._node, reading)
+        return self._last
 
     def _timed(self) -> tuple[Reading, float]:
         begun = self._clock.monotonic()

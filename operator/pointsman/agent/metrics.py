@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Protocol
 
+from pointsman.agent.connection_metrics import ConnectionMetrics
 from pointsman.process.exposition import Exposition, Histogram, counter, gauge, histogram
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ class Metrics:
     def __init__(self) -> None:
         self._queue: Queue | None = None
         self._outage: Callable[[], float | None] | None = None
+        self._connections: ConnectionMetrics | None = None
         self._sync = _by_family(SYNC_BUCKETS)
         self._full = _by_family(SYNC_BUCKETS)
         self._partial = _by_family(SYNC_BUCKETS)
@@ -61,6 +63,12 @@ class Metrics:
     def watch_api_server(self, outage: Callable[[], float | None]) -> None:
         """Ask at each scrape since when the API server is away (Unix seconds; None: it is there)."""
         self._outage = outage
+
+    def show_connections(self, limit: int) -> ConnectionMetrics | None:
+        """Show connections of Services, too, in no more than `limit` series; None when that is 0."""
+        if limit:
+            self._connections = ConnectionMetrics(limit)
+        return self._connections
 
     def count_probe(self, probe: str, code: int) -> None:
         """Count a response of ``healthz`` or ``livez``."""
@@ -119,6 +127,8 @@ class Metrics:
             codes: Values = {(str(code),): count for (name, code), count in self._probes.items() if name == probe}
             yield counter(f"kubeproxy_proxy_{probe}_total", f"Cumulative proxy {probe} HTTP status", ("code",), codes)
         yield from self._gauges()
+        if self._connections is not None:
+            yield from self._connections.collect()
 
     def _gauges(self) -> Iterator[Metric]:
         if self._outage is not None:

@@ -24,6 +24,7 @@ class AgentOptions(msgspec.Struct, frozen=True):
         clean_up_with: name of the DaemonSet that the agent belongs to: when SIGTERM comes because it is deleted, the
             agent removes its rules. "" for none; the rules stay then.
         sysctl_root: where the kernel's parameters are.
+        connection_metrics: how many series of connections `/metrics` may have; 0 for none.
     """
 
     source: Path | Access
@@ -35,3 +36,4 @@ class AgentOptions(msgspec.Struct, frozen=True):
     namespace: str = "pointsman-system"
     clean_up_with: str = ""
     sysctl_root: Path = SYSCTL_ROOT
+    connection_metrics: int = 0

@@ -6,11 +6,13 @@ import asyncio
 import gc
 import logging
 import signal
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from pointsman.agent import memory
+from pointsman.agent.connections import ConnectionReader
 from pointsman.agent.ending import end
 from pointsman.agent.health import Health
 from pointsman.agent.loop import SyncLoop
@@ -100,6 +102,14 @@ class Agent:
         self._syncer = Syncer(self._planner, kernel)
         self._loop = SyncLoop(self._syncer, self._worker, self._clock, self._synced)
         self._metrics.follow(self._loop)
+        self._connections = ConnectionReader(
+            options.node_name,
+            self._syncer.count,
+            self._worker,
+            self._clock,
+            report=partial(self._problems.update, "connection counters"),
+            metrics=self._metrics.show_connections(options.connection_metrics),
+        )
         self._side: Side | None = None
         outage = None if isinstance(options.source, Path) else self._outage
         self._health = Health(self._loop, self._clock, self._metrics.count_probe, outage)
@@ -220,11 +230,15 @@ class Agent:
             self._side.look()
         if first:
             memory.settle()
+            self._connections.begin()
 
     async def _respond(self, path: str) -> Response:
         match path:
             case "/metrics":
+                await self._connections.count()
                 return Response(HTTPStatus.OK, await asyncio.to_thread(self._metrics.exposition), CONTENT_TYPE)
+            case "/connections":
+                return await self._connections.respond()
             case "/proxyMode":
                 return Response(HTTPStatus.OK, self._mode.encode())
             case _:

@@ -54,8 +54,12 @@ def command(
         str, typer.Option(metavar="IP:PORT", help="Where /healthz and /livez answer; '' for nowhere.")
     ] = "0.0.0.0:10256",
     metrics_address: Annotated[
-        str, typer.Option(metavar="IP:PORT", help="Where /metrics and /proxyMode answer; '' for nowhere.")
+        str, typer.Option(metavar="IP:PORT", help="Where /metrics, /proxyMode and /connections answer; '' for nowhere.")
     ] = "127.0.0.1:10249",
+    connection_metrics: Annotated[
+        int,
+        typer.Option(metavar="LIMIT", min=0, help="So many series of Services' connections in /metrics; 0 for none."),
+    ] = 0,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log every sync.")] = False,
     log_format: Annotated[Literal["text", "json"], typer.Option(help="Lines for people, or JSON objects.")] = "text",
 ) -> None:
@@ -81,6 +85,7 @@ def command(
         namespace=namespace,
         clean_up_with=clean_up_with,
         sysctl_root=sysctl_root,
+        connection_metrics=connection_metrics,
     )
     try:
         run(options)
