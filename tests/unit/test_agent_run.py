@@ -14,7 +14,7 @@ from pointsman.agent import memory
 from pointsman.agent.outcome import Kernel
 from pointsman.agent.run import Agent, AgentOptions
 from pointsman.agent.startup import AgentError
-from pointsman.dataplane.protocol import DataplaneError, Support, Written
+from pointsman.dataplane.protocol import DataplaneError, Support, Traffic, Written
 from pointsman.model.plan import Plan, apply
 from pointsman.sources.protocol import SourceError
 
@@ -58,6 +58,9 @@ class Memory:
 
     def disturbed(self) -> bool:
         return False
+
+    def traffic(self) -> dict[Frontend, Traffic]:
+        return {frontend: Traffic(7, {}) for frontend in self.plan.answers}
 
     def close(self) -> None:
         pass
@@ -119,6 +122,12 @@ def test_from_a_file_to_the_kernel_and_back(tmp_path: Path, caplog: pytest.LogCa
         status, body = await get(healthz, "/healthz")
         assert (status, json.loads(body)["healthy"]) == (200, True)
         assert await get(metrics, "/proxyMode") == (200, b"nftables")
+        status, body = await get(metrics, "/connections")
+        told = json.loads(body)
+        assert (status, told["node"], told["mode"]) == (200, "node-1", "nftables")
+        assert [(each["servicePort"], each["port"], each["connections"]) for each in told["frontends"]] == [
+            ("default/web", 81, 7)
+        ]
         status, body = await get(metrics, "/metrics")
         assert status == 200
         assert b"kubeproxy_sync_proxy_rules_service_changes_total 2.0" in body

@@ -6,7 +6,7 @@ import pytest
 
 from pointsman.agent.outcome import Kernel
 from pointsman.agent.syncer import Syncer
-from pointsman.dataplane.protocol import DataplaneError, Support, Written
+from pointsman.dataplane.protocol import DataplaneError, Support, Traffic, Written
 from pointsman.model.objects import Endpoint, EndpointPort, EndpointSlice, Node, ObjectKey, Service, ServicePort
 from pointsman.model.parse import key_of
 from pointsman.model.plan import Plan, apply
@@ -45,6 +45,9 @@ class FakeDataplane:
 
     def disturbed(self) -> bool:
         return False
+
+    def traffic(self) -> Mapping[Frontend, Traffic]:
+        return {frontend: Traffic(3, {}) for frontend in self.plan.answers}
 
     def cleanup(self) -> None:
         self.plan = Plan({})
@@ -130,6 +133,17 @@ def test_the_first_sync_adopts_and_the_next_ones_apply(agent: Agent) -> None:
     agent.sync(gone=(dns(),))
     assert agent.dataplane.read() == {}
     assert agent.dataplane.calls == ["adopt", "apply", "apply"]
+
+
+def test_what_was_counted_comes_with_the_plan_that_is_in_force(agent: Agent) -> None:
+    assert agent.syncer.count().traffic == {}
+    agent.sync(dns(), full=True)
+    found = agent.syncer.count()
+    assert (found.mode, found.time) == ("nftables", 1_000.0)
+    assert [answer.service_port for answer in found.answers.values()] == ["kube-system/dns:dns"]
+    assert [traffic.connections for traffic in found.traffic.values()] == [3]
+    agent.sync(gone=(dns(),))
+    assert len(found.answers) == 1
 
 
 def test_a_change_without_effect_does_not_reach_the_kernel(agent: Agent) -> None:

@@ -99,6 +99,13 @@ def test_the_agent_gets_what_a_container_needs(calls: Calls) -> None:
     assert calls.options == [wanted]
 
 
+def test_the_agent_shows_connections_as_metrics_when_it_is_asked_to(calls: Calls) -> None:
+    arguments = ["agent", "--manifests", "m", "--node-name", "n", "--connection-metrics"]
+    assert CliRunner().invoke(app, [*arguments, "500"]).exit_code == 0
+    assert calls.options == [AgentOptions(Path("m"), "n", connection_metrics=500)]
+    assert CliRunner().invoke(app, [*arguments, "-1"]).exit_code == 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
