@@ -1,7 +1,8 @@
-"""The node's own addresses, for an agent that has no Node object to read them from."""
+"""The node's own addresses: the primary ones, and all that there are on its devices."""
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import socket
 from typing import TYPE_CHECKING, Final
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 _FAMILIES: Final[tuple[Family, Family]] = (4, 6)
 _ELSEWHERE: Final[Mapping[Family, str]] = {4: "198.51.100.1", 6: "2001:db8::1"}
 """Addresses for documentation (RFC 5737, RFC 3849): nearly always behind the default route."""
+_GROUPS: Final = 0x10 | 0x100
+"""RTMGRP_IPV4_IFADDR and RTMGRP_IPV6_IFADDR (linux/rtnetlink.h)."""
 
 
 def node_addresses() -> tuple[str, ...]:
@@ -57,3 +60,48 @@ def _lowest(family: Family) -> str:
 
 def _serves(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
     return not (address.is_loopback or address.is_link_local or address.is_multicast or address.is_unspecified)
+
+
+class AddressWatch:
+    """The addresses of the node's devices, and an ear for changes of them.
+
+    Everything happens in the network namespace of the thread that made it.
+    """
+
+    def __init__(self) -> None:
+        """Open the sockets.
+
+        Raises:
+            OSError: the kernel has no rtnetlink.
+        """
+        self._channel = Channel(NETLINK_ROUTE)
+        self._ear = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_ROUTE)
+        self._ear.bind((0, _GROUPS))
+
+    def read(self) -> frozenset[ipaddress.IPv4Address | ipaddress.IPv6Address]:
+        """Return all addresses on devices.
+
+        Raises:
+            OSError: the kernel refused.
+        """
+        return frozenset(
+            ipaddress.ip_address(packed) for family in _FAMILIES for packed in read_addresses(self._channel, family)
+        )
+
+    def heard(self) -> bool:
+        """Tell whether any address came or went since the last call; never blocks."""
+        found = False
+        while True:
+            try:
+                self._ear.recv(1 << 16, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return found
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise
+            found = True
+
+    def close(self) -> None:
+        """Close the sockets."""
+        self._channel.close()
+        self._ear.close()

@@ -96,6 +96,20 @@ class IpvsSocket:
         """
         return dict(filter(None, map(wire.read_service, self._dump(wire.GET_SERVICES))))
 
+    def has(self, key: ServerKey) -> bool:
+        """Tell whether a virtual server is there, whoever made it.
+
+        Raises:
+            OSError: the kernel refused.
+        """
+        try:
+            self._channel.get(self._kind, wire.get_service(key))
+        except OSError as error:
+            if error.errno == errno.ESRCH:
+                return False
+            raise
+        return True
+
     def stats(self) -> dict[ServerKey, Counters]:
         """Read what all virtual servers have got.
 

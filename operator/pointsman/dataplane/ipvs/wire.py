@@ -161,6 +161,11 @@ def del_dest(key: ServerKey, real: Real) -> bytes:
     return _dest(_DEL_DEST, key, real, 0)
 
 
+def get_service(key: ServerKey) -> bytes:
+    """Encode the message that asks for one virtual server (ESRCH: it is not there)."""
+    return _head(_GET_SERVICE, key)
+
+
 def get_dests(key: ServerKey) -> bytes:
     """Encode the message that asks for all real servers of a virtual server (a dump)."""
     return _head(_GET_DEST, key)

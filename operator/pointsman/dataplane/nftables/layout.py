@@ -221,6 +221,11 @@ def address_octets(family: Family, address: str) -> bytes:
     return socket.inet_pton(socket.AF_INET if family == IPV4 else socket.AF_INET6, address)
 
 
+def address_text(family: Family, octets: bytes) -> str:
+    """Read an address from its octets."""
+    return socket.inet_ntop(socket.AF_INET if family == IPV4 else socket.AF_INET6, octets)
+
+
 def place_of(frontend: Frontend) -> Place:
     """Tell which sets hold this frontend."""
     return "node-port-" if frontend.address == NODE_PORT else ""
@@ -306,10 +311,19 @@ def frontend_of(family: Family, set_name: str, key: bytes) -> Frontend | None:
     layout = layouts(family).get(set_name)
     if layout is None or "inet_service" not in layout.key or set_name == "affinity":
         return None
-    address, rest = NODE_PORT, key
-    if layout.key[0] != "inet_proto":
-        size = _SIZES.get(layout.key[0], 4)
-        address, rest = _text(layout.key[0], key[:size]), key[size:]
+    if layout.key[0] == "inet_proto":
+        return _frontend(family, NODE_PORT, key)
+    return frontend_in(family, key)
+
+
+def frontend_in(family: Family, key: bytes) -> Frontend | None:
+    """Read the frontend with which a key begins: address, protocol, port; None for a protocol that is none of ours."""
+    kind: FieldType = "ipv4_addr" if family == IPV4 else "ipv6_addr"
+    size = _SIZES.get(kind, 4)
+    return _frontend(family, _text(kind, key[:size]), key[size:])
+
+
+def _frontend(family: Family, address: str, rest: bytes) -> Frontend | None:
     protocol = _PROTOCOL_NAMES.get(rest[0])
     if protocol is None:
         return None

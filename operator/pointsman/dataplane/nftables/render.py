@@ -14,6 +14,7 @@ from pointsman.model.plan import IPV4, IPV6
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from pointsman.dataplane.nftables.layout import Schema
     from pointsman.dataplane.nftables.wire import Chain
     from pointsman.model.plan import Family, Plan
 
@@ -23,10 +24,10 @@ _FAMILIES: Final[tuple[Family, ...]] = (IPV4, IPV6)
 class TextDraft:
     """A transaction as text; it only adds, as it begins with an empty table."""
 
-    def __init__(self, family: Family) -> None:
-        self.elements: dict[str, list[str]] = {name: [] for name in SCHEMA.layouts[family]}
+    def __init__(self, schema: Schema, family: Family) -> None:
+        self.elements: dict[str, list[str]] = {name: [] for name in schema.layouts[family]}
         self.chains: dict[str, list[str]] = {}
-        self._layouts = SCHEMA.layouts[family]
+        self._layouts = schema.layouts[family]
 
     def add(self, name: str, key: bytes, value: bytes = b"") -> None:
         """Write an element."""
@@ -66,16 +67,28 @@ def render(plan: Plan) -> str:
 
 
 def _family_text(plan: Plan, family: Family) -> str:
-    draft = TextDraft(family)
+    draft = TextDraft(SCHEMA, family)
     answers = {frontend: plan.answers[frontend] for frontend in sorted(plan.answers) if frontend.family == family}
     Table(family).adoption(answers, plan.settings, SCHEMA.empty(family), draft)
+    return table_script(SCHEMA, family, draft, drop_invalid=plan.settings.drop_invalid)
+
+
+def table_script(schema: Schema, family: Family, draft: TextDraft, *, drop_invalid: bool) -> str:
+    """Write a script for ``nft -f`` that puts a table in place of the one that is there.
+
+    Args:
+        schema: the table's.
+        family: address family.
+        draft: its elements and own chains.
+        drop_invalid: as in `NodeSettings`.
+    """
     # An agent that finds this table replaces its rules and keeps its elements.
-    draft.add("structure", structure.SETS_KEY, structure.sets_checksum(SCHEMA, family))
-    where = f"{skeleton.ip_of(family)} {SCHEMA.table}"
+    draft.add("structure", structure.SETS_KEY, structure.sets_checksum(schema, family))
+    where = f"{skeleton.ip_of(family)} {schema.table}"
     lines = [f"table {where}", f"delete table {where}", "", f"table {where} {{"]
-    for declaration, elements in zip(skeleton.declarations(SCHEMA, family), draft.elements.values(), strict=True):
+    for declaration, elements in zip(skeleton.declarations(schema, family), draft.elements.values(), strict=True):
         lines += _set_lines(declaration, elements)
-    for name, rules in SCHEMA.chains(family, drop_invalid=plan.settings.drop_invalid).items():
+    for name, rules in schema.chains(family, drop_invalid=drop_invalid).items():
         lines += _chain_lines(name, rules)
     for name, rules in sorted(draft.chains.items()):
         lines += _chain_lines(name, rules)

@@ -35,10 +35,7 @@ def ip_of(family: Family) -> str:
 def chains(family: Family, *, drop_invalid: bool) -> Chains:
     """Return the fixed chains; those that are jumped to come first."""
     found: Chains = {
-        "refuse": [
-            "meta l4proto tcp reject with tcp reset",
-            f"reject with {'icmp' if family == IPV4 else 'icmpv6'} type port-unreachable",
-        ],
+        "refuse": refuse_chain(family),
         "masquerade-everyone": ["masquerade fully-random"],
     }
     for place in PLACES:
@@ -63,6 +60,14 @@ def chains(family: Family, *, drop_invalid: bool) -> Chains:
             "meta l4proto tcp ct state invalid drop",
         ]
     return found
+
+
+def refuse_chain(family: Family) -> list[str]:
+    """Return the rules that tell a client at once that nobody answers."""
+    return [
+        "meta l4proto tcp reject with tcp reset",
+        f"reject with {'icmp' if family == IPV4 else 'icmpv6'} type port-unreachable",
+    ]
 
 
 def key_text(family: Family, place: Place) -> str:

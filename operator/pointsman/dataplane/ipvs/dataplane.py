@@ -1,0 +1,422 @@
+"""The IPVS dataplane: virtual servers, the rules around them, and the routes that make their addresses local."""
+
+from __future__ import annotations
+
+import errno
+import time
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from pointsman.dataplane.ipvs.counting import Counting
+from pointsman.dataplane.ipvs.entries import Entry, key_of, servers
+from pointsman.dataplane.ipvs.kernel import IpvsKernel
+from pointsman.dataplane.ipvs.objects import ServerKey
+from pointsman.dataplane.ipvs.records import Marks, marks_of, records_of
+from pointsman.dataplane.ipvs.rules import SCHEMA
+from pointsman.dataplane.ipvs.servers import ADD, DELETE, Held, Servers
+from pointsman.dataplane.ipvs.spots import Places
+from pointsman.dataplane.ipvs.table import Table
+from pointsman.dataplane.nftables.fixed import FixedTable
+from pointsman.dataplane.nftables.layout import address_text
+from pointsman.dataplane.nftables.port import NftPort
+from pointsman.dataplane.nftables.readback import read_held
+from pointsman.dataplane.nftables.structure import read_structure
+from pointsman.dataplane.nftables.wire import WireDraft, first_told
+from pointsman.dataplane.protocol import DataplaneError, Support, Written
+from pointsman.dataplane.sysctl import SYSCTL_ROOT
+from pointsman.model.plan import IPV4, IPV6, NODE_PORT, Answer, Backend, Frontend, NodeSettings, Plan, Pool
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+    from pathlib import Path
+
+    from pointsman.dataplane.ipvs.servers import Command
+    from pointsman.dataplane.netlink import Refusal
+    from pointsman.dataplane.nftables.wire import Elements
+    from pointsman.dataplane.protocol import Traffic
+    from pointsman.model.plan import Delta, Family
+
+_FAMILIES: Final[tuple[Family, ...]] = (IPV4, IPV6)
+_DRAIN_PAUSE: Final = 1.0
+"""Seconds from one look at draining real servers to the next one."""
+_GONE: Final = frozenset({errno.ESRCH, errno.ENOENT})
+_NOBODY: Final = Answer("", "rr", Pool())
+_TAKEN: Final = (
+    "the virtual server {} belongs to another program; remove it (`kube-proxy --cleanup`, or `ipvsadm -D`), or name "
+    "its network in spec.ipvs.excludeCIDRs"
+)
+
+
+class IpvsDataplane:
+    """The mode `ipvs` (see `pointsman.dataplane.protocol.Dataplane`).
+
+    Everything happens in the network namespace of the thread that made it, which has to be the one that calls.
+
+    Args:
+        sysctl_root: where the kernel's parameters are.
+        clock: monotonic seconds.
+    """
+
+    mode = "ipvs"
+
+    def __init__(self, sysctl_root: Path = SYSCTL_ROOT, clock: Callable[[], float] = time.monotonic) -> None:
+        """Open the way to the kernel.
+
+        Raises:
+            DataplaneError: the kernel has no IPVS or no nf_tables, or the process may not use them; with the remedy.
+        """
+        self._clock = clock
+        self._kernel = IpvsKernel(sysctl_root)
+        self._port = NftPort(SCHEMA.table)
+        self._fixed = {family: FixedTable(SCHEMA, family, self._port) for family in _FAMILIES}
+        self._counting = Counting()
+        self._reset()
+
+    def _reset(self) -> None:
+        """Know nothing of what the kernel holds."""
+        self._tables = {family: Table(family) for family in _FAMILIES}
+        self._marks = {family: Marks({}) for family in _FAMILIES}
+        self._servers = Servers(self._clock)
+        self._answers: dict[Frontend, Answer] = {}
+        self._places = Places(NodeSettings(), ())
+        self._settings: NodeSettings | None = None
+        self._leaving: set[Frontend] = set()
+        self._next_look = self._next_check = 0.0
+        self._disturbed = False
+
+    def support(self) -> Support:
+        """See `Dataplane.support`."""
+        reason = self._port.reason_against() or self._kernel.reason_against()
+        if reason:
+            return Support(available=False, reason=reason)
+        return Support(available=True, schedulers=self._kernel.schedulers())
+
+    def adopt(self, plan: Plan) -> Written:
+        """See `Dataplane.adopt`."""
+        try:
+            return self._adopt(plan)
+        except OSError as error:
+            raise DataplaneError(f"IPVS: {error}") from error
+
+    def apply(self, delta: Delta) -> Written:
+        """See `Dataplane.apply`."""
+        if self._settings is None:
+            raise DataplaneError("adopt a plan before a delta is applied")
+        for frontend in delta.removed:
+            self._answers.pop(frontend, None)
+        self._answers.update(delta.changed)
+        if delta.settings is not None:
+            return self.adopt(Plan(self._answers, delta.settings))
+        try:
+            return self._apply({*delta.changed, *delta.removed})
+        except OSError as error:
+            raise DataplaneError(f"IPVS: {error}") from error
+
+    def read(self) -> Mapping[Frontend, tuple[Backend, ...]]:
+        """See `Dataplane.read`; a node port is a frontend at each of the node's addresses."""
+        try:
+            held = self._kernel.servers()
+        except OSError as error:
+            raise DataplaneError(f"IPVS can't be read: {error}") from error
+        found: dict[Frontend, tuple[Backend, ...]] = {}
+        for key, frontend in self._recorded().items():
+            reals = held[key][1] if key in held else {}
+            used = [Backend(real.address, real.port, weight) for real, weight in reals.items() if weight]
+            found[frontend] = tuple(sorted({*used, *found.get(frontend, ())}))
+        return found
+
+    def disturbed(self) -> bool:
+        """See `Dataplane.disturbed`; IPVS tells of no change, so that `tend` looks from time to time."""
+        found = self._port.disturbed() or self._disturbed
+        self._disturbed = False
+        if self._settings is not None and self._kernel.watch.heard():
+            # Every pod that starts brings an address along; few of them are served.
+            found = found or Places(self._settings, self._kernel.watch.read()) != self._places
+        return found
+
+    def tend(self) -> None:
+        """Delete the real servers whose connections have ended; compare what IPVS holds, each `sync_period`."""
+        now = self._clock()
+        if self._settings is None:
+            return
+        try:
+            if now >= self._next_look and (self._servers.draining or self._servers.closing):
+                self._next_look = now + _DRAIN_PAUSE
+                self._finish()
+            if now >= self._next_check:
+                self._next_check = now + self._settings.sync_period
+                self._disturbed = self._disturbed or not self._is_intact()
+        except OSError as error:
+            raise DataplaneError(f"IPVS: {error}") from error
+
+    def traffic(self) -> Mapping[Frontend, Traffic]:
+        """See `Dataplane.traffic`."""
+        spots = [spot for table in self._tables.values() for spot in table.entries]
+        sources = {key: self._source(spot) for spot in spots for key in self._keys(spot)}
+        try:
+            return self._counting.count(self._kernel, sources)
+        except OSError as error:
+            raise DataplaneError(f"IPVS can't be read: {error}") from error
+
+    def cleanup(self) -> None:
+        """Delete our virtual servers, routes and tables."""
+        try:
+            held = self._kernel.servers()
+            ours = [key for key in self._recorded() if key in held]
+            self._servers.adopt({key: Held(*held[key], "udp") for key in ours})
+            refused: dict[str, str] = {}
+            self._run(self._servers.change((), ours), refused)
+            if refused:
+                raise DataplaneError("; ".join(refused.values()))
+            for family in _FAMILIES:
+                self._kernel.change_routes(family, (), self._kernel.routes.read(family))
+        except OSError as error:
+            raise DataplaneError(f"IPVS can't be cleaned up: {error}") from error
+        for fixed in self._fixed.values():
+            fixed.delete()
+        self._reset()
+
+    def close(self) -> None:
+        """Close the sockets."""
+        self._port.close()
+        self._kernel.close()
+
+    def _adopt(self, plan: Plan) -> Written:
+        # From here on everything is looked at, so only what happens meanwhile or later is a disturbance.
+        self._port.listen()
+        self._kernel.watch.heard()
+        settings = plan.settings
+        self._kernel.prepare(settings.ipvs)
+        self._disturbed, self._settings, self._answers = False, settings, dict(plan.answers)
+        self._places = Places(settings, self._kernel.watch.read())
+        self._servers.limit = settings.ipvs.graceful_termination
+        self._next_check = self._clock() + settings.sync_period
+        found = {family: self._fixed[family].look(drop_invalid=settings.drop_invalid).held for family in _FAMILIES}
+        held = self._kernel.servers()
+        records = {key: f for family in _FAMILIES for key, f in records_of(family, found[family]).items()}
+        strangers = frozenset(held.keys() - records.keys())
+        taken = frozenset(key.mark for key in strangers)
+        self._marks = {family: Marks(marks_of(family, found[family]), taken) for family in _FAMILIES}
+        self._servers.adopt({key: Held(*held[key], f.protocol) for key, f in records.items() if key in held})
+        count, refused = _Count(self._servers), dict[str, str]()
+        spots = self._spots(self._answers) | {records[key] for key in self._servers.held}
+        entries = self._entries(spots, strangers, refused)
+        for family in _FAMILIES:
+            self._adopt_sets(family, entries, found[family], settings, count)
+        self._change_servers(entries, self._servers.held.keys(), refused)
+        for family in _FAMILIES:
+            self._adopt_routes(family)
+        self._sweep(count)
+        return count.written(refused)
+
+    def _apply(self, frontends: Iterable[Frontend]) -> Written:
+        """Bring frontends to what is answered there now."""
+        count, refused = _Count(self._servers), dict[str, str]()
+        spots = self._spots(frontends)
+        known = {spot for spot in spots if spot in self._tables[spot.family].entries}
+        strangers = frozenset(key for spot in spots - known if self._kernel.ipvs.has(key := key_of(spot)))
+        entries = self._entries(spots, strangers, refused)
+        before = {key for spot in known for key in self._keys(spot)}
+        addresses = {family: self._write_sets(family, entries, count) for family in _FAMILIES}
+        self._change_servers(entries, before, refused)
+        for family in _FAMILIES:
+            self._follow_routes(family, addresses[family])
+        self._sweep(count)
+        return count.written(refused)
+
+    def _spots(self, frontends: Iterable[Frontend]) -> set[Frontend]:
+        """Return where frontends are."""
+        return {spot for frontend in frontends for spot in self._places.of(frontend)}
+
+    def _source(self, spot: Frontend) -> Frontend:
+        """Return the frontend that is served at a spot: the one at that very address, or else the node port."""
+        if spot in self._answers or not self._places.is_node_port(spot):
+            return spot
+        return msgspec.structs.replace(spot, address=NODE_PORT)
+
+    def _keys(self, spot: Frontend) -> list[ServerKey]:
+        """Return the virtual servers of a spot that the kernel may hold."""
+        mark = self._marks[spot.family].of(spot)
+        return [key_of(spot), ServerKey(spot.family, "", "tcp", 0, mark)] if mark else [key_of(spot)]
+
+    def _entries(
+        self, spots: Iterable[Frontend], strangers: frozenset[ServerKey], refused: dict[str, str]
+    ) -> dict[Frontend, Entry | None]:
+        """Return what is wanted at each spot; None where nothing is left.
+
+        Args:
+            spots: where.
+            strangers: virtual servers of others.
+            refused: gets a text for each spot that belongs to another.
+        """
+        found: dict[Frontend, Entry | None] = {}
+        for spot in spots:
+            if key_of(spot) in strangers:
+                refused[str(key_of(spot))] = _TAKEN.format(key_of(spot))
+                continue
+            found[spot] = self._entry(spot)
+        return found
+
+    def _entry(self, spot: Frontend) -> Entry | None:
+        answer = self._answers.get(self._source(spot))
+        marks = self._marks[spot.family]
+        own = spot.address in self._places.own
+        if answer is None:
+            known = self._tables[spot.family].entries.get(spot)
+            if not any(key in self._servers.held for key in self._keys(spot)):
+                marks.release(spot)
+                return None
+            self._leaving.add(spot)
+            answer = known.answer if known else _NOBODY
+            return Entry(answer, own, marks.of(spot), closing=True)
+        if answer.outside is not None:
+            return Entry(answer, own, marks.take(spot))
+        if marks.of(spot):
+            # The clients inside had another pool until now; their virtual server stays for their connections.
+            self._leaving.add(spot)
+        return Entry(answer, own, marks.of(spot))
+
+    def _adopt_sets(
+        self,
+        family: Family,
+        entries: Mapping[Frontend, Entry | None],
+        found: Mapping[str, Elements],
+        settings: NodeSettings,
+        count: _Count,
+    ) -> None:
+        table, draft = Table(family), WireDraft(SCHEMA, family)
+        wanted = {spot: entry for spot, entry in entries.items() if spot.family == family and entry is not None}
+        change = table.adoption(wanted, settings, found, draft)
+        self._commit(family, draft, count)
+        table.accept(change)
+        self._tables[family] = table
+        self._fixed[family].seal(drop_invalid=settings.drop_invalid)
+
+    def _write_sets(
+        self, family: Family, entries: Mapping[Frontend, Entry | None], count: _Count
+    ) -> set[bytes]:  # fmt: skip
+        """Write a delta of the sets; return the addresses that came into use or went out of it."""
+        table, draft = self._tables[family], WireDraft(SCHEMA, family)
+        change = table.change({spot: e for spot, e in entries.items() if spot.family == family}, draft)
+        self._commit(family, draft, count)
+        table.accept(change)
+        return change.addresses
+
+    def _commit(self, family: Family, draft: WireDraft, count: _Count) -> None:
+        messages = draft.messages()
+        if not messages:
+            return
+        refusals = self._port.transact(messages)
+        if refusals:
+            raise DataplaneError(f"nftables refused to {first_told(SCHEMA, family, messages, refusals).text}")
+        count.add(draft)
+
+    def _change_servers(
+        self, entries: Mapping[Frontend, Entry | None], before: Iterable[ServerKey], refused: dict[str, str]
+    ) -> None:
+        wanted = dict(pair for spot, entry in entries.items() if entry for pair in servers(spot, entry))
+        self._run(self._servers.change(wanted.items(), [key for key in before if key not in wanted]), refused)
+
+    def _run(self, commands: list[Command], refused: dict[str, str]) -> None:
+        """Send commands; what is refused is not known any more, so that the next full comparison finds out."""
+        for refusal in self._kernel.ipvs.run([command.message for command in commands]):
+            command = commands[refusal.index]
+            if command.verb == DELETE and refusal.error in _GONE:
+                continue
+            self._servers.forget(command.key)
+            refused.setdefault(str(command.key), _told(command, refusal))
+
+    def _adopt_routes(self, family: Family) -> None:
+        addresses = (address_text(family, octets) for octets in self._tables[family].addresses())
+        wanted = self._places.routes(family, addresses)
+        source = self._kernel.sources().get(family, "")
+        found = self._kernel.routes.sources(family)
+        wrong = [network for network in found if network in wanted and found[network] != source]
+        self._kernel.change_routes(family, [*wrong, *(wanted - found.keys())], [*wrong, *(found.keys() - wanted)])
+
+    def _follow_routes(self, family: Family, addresses: Iterable[bytes]) -> None:
+        """Make addresses local that came into use, and no more so those that went out of it."""
+        lone = {octets: self._places.lone_route(family, address_text(family, octets)) for octets in addresses}
+        used = self._tables[family].is_used
+        self._kernel.change_routes(
+            family,
+            [network for octets, network in lone.items() if network and used(octets)],
+            [network for octets, network in lone.items() if network and not used(octets)],
+        )
+
+    def _finish(self) -> None:
+        """Delete what has ended."""
+        counts = self._kernel.connections({key for key, _ in self._servers.draining})
+        refused: dict[str, str] = {}
+        self._run(self._servers.finish(counts), refused)
+        self._disturbed = self._disturbed or bool(refused)
+        self._sweep(_Count(self._servers))
+
+    def _sweep(self, count: _Count) -> None:
+        """Take spots out of the sets whose last virtual server is gone, and marks that nobody needs any more."""
+        ended = [spot for spot in self._leaving if self._has_ended(spot)]
+        if not ended:
+            return
+        self._leaving.difference_update(ended)
+        for spot in ended:
+            self._marks[spot.family].release(spot)
+        entries = {spot: self._entry(spot) for spot in ended}
+        for family in _FAMILIES:
+            self._follow_routes(family, self._write_sets(family, entries, count))
+
+    def _has_ended(self, spot: Frontend) -> bool:
+        main, *inside = self._keys(spot)
+        if any(key in self._servers.held for key in inside):
+            return False
+        return main not in self._servers.held or self._source(spot) in self._answers
+
+    def _recorded(self) -> dict[ServerKey, Frontend]:
+        """Read which virtual servers are ours."""
+        found: dict[ServerKey, Frontend] = {}
+        for family in _FAMILIES:
+            if read_structure(self._port.wire, SCHEMA, family) is not None:
+                found |= records_of(family, read_held(self._port.wire, SCHEMA, family))
+        return found
+
+    def _is_intact(self) -> bool:
+        """Tell whether IPVS and the routes hold what we wrote there."""
+        held = self._kernel.servers()
+        for key, ours in self._servers.held.items():
+            if held.get(key) != (ours.server, ours.reals):
+                return False
+        for family in _FAMILIES:
+            addresses = (address_text(family, octets) for octets in self._tables[family].addresses())
+            source = self._kernel.sources().get(family, "")
+            found = self._kernel.routes.sources(family)
+            if found != dict.fromkeys(self._places.routes(family, addresses), source):
+                return False
+        return True
+
+
+class _Count:
+    """What a sync adds and removes."""
+
+    def __init__(self, servers: Servers) -> None:
+        self._servers = servers
+        self._before = servers.added, servers.removed
+        self._added = self._removed = 0
+
+    def add(self, draft: WireDraft) -> None:
+        self._added += draft.added
+        self._removed += draft.removed
+
+    def written(self, refused: Mapping[str, str]) -> Written:
+        added, removed = self._before
+        return Written(
+            self._added + self._servers.added - added, self._removed + self._servers.removed - removed, refused
+        )
+
+
+def _told(command: Command, refusal: Refusal) -> str:
+    if command.verb == ADD and command.real is None:
+        if refusal.error == errno.EEXIST:
+            return _TAKEN.format(command.key)
+        if refusal.error == errno.ENOENT:
+            return f"the kernel lacks the scheduler of virtual server {command.key}; choose another one"
+    return f"IPVS refused to {command}: {refusal}"

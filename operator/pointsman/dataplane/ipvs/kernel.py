@@ -1,0 +1,177 @@
+"""The parts of the kernel that the mode `ipvs` talks to besides nf_tables: IPVS, routes, addresses, one sysctl."""
+
+from __future__ import annotations
+
+import errno
+import math
+import os
+from typing import TYPE_CHECKING, Final
+
+from pointsman.api.schedulers import SCHEDULERS
+from pointsman.dataplane.ipvs import listing
+from pointsman.dataplane.ipvs.genl import IpvsSocket
+from pointsman.dataplane.ipvs.routes import LocalRoutes
+from pointsman.dataplane.node_addresses import AddressWatch, node_addresses
+from pointsman.dataplane.protocol import DataplaneError
+from pointsman.model.address import family_of
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+    from pathlib import Path
+
+    from pointsman.dataplane.ipvs.listing import Listed
+    from pointsman.dataplane.ipvs.objects import Real, Server, ServerKey
+    from pointsman.model.plan import Family, IpvsSettings
+
+CONNTRACK: Final = "net/ipv4/vs/conntrack"
+_ONE_BY_ONE: Final = 32
+"""Up to so many virtual servers are asked for one by one; for more the whole listing is read."""
+_NO_IPVS: Final = (
+    "no IPVS in this kernel; run `modprobe ip_vs` and put `ip_vs` into /etc/modules-load.d/ to keep it (Debian: the "
+    "package linux-image-amd64 has the module, linux-image-cloud-amd64 may not)"
+)
+
+
+class IpvsKernel:
+    """Everything happens in the network namespace of the thread that makes it and calls it; it blocks.
+
+    Args:
+        sysctl_root: where the kernel's parameters are.
+
+    Attributes:
+        ipvs: virtual and real servers.
+        routes: our local routes.
+        watch: the node's addresses.
+    """
+
+    def __init__(self, sysctl_root: Path) -> None:
+        """Open the sockets.
+
+        Raises:
+            DataplaneError: the kernel has no IPVS, or the process may not use it; with the remedy.
+        """
+        self._conntrack = sysctl_root / CONNTRACK
+        try:
+            self.ipvs = IpvsSocket()
+        except FileNotFoundError as error:
+            raise DataplaneError(_NO_IPVS) from error
+        except OSError as error:
+            raise DataplaneError(f"no generic netlink in this kernel ({error.strerror})") from error
+        self.routes, self.watch = LocalRoutes(), AddressWatch()
+        self._schedulers: tuple[str, ...] | None = None
+
+    def reason_against(self) -> str:
+        """Say why the mode can't run here, with the remedy; "" when it can. Changes nothing."""
+        try:
+            self.ipvs.version()
+        except PermissionError:
+            return "IPVS needs CAP_NET_ADMIN in the machine's first user namespace; run as root, or grant it"
+        except FileNotFoundError:
+            return _NO_IPVS
+        except OSError as error:
+            return f"IPVS does not answer ({error.strerror}); see the kernel's log"
+        try:
+            tracked = self._conntrack.read_text("ascii").strip() == "1"
+        except OSError:
+            return f"{self._conntrack} is missing: IPVS can't track connections; use a kernel with CONFIG_IP_VS_NFCT"
+        if not tracked and not os.access(self._conntrack, os.W_OK):
+            return (
+                "net.ipv4.vs.conntrack is 0 and can't be set; run `sysctl -w net.ipv4.vs.conntrack=1` on the node, or "
+                "let the agent write there (--sysctl-root)"
+            )
+        return ""
+
+    def schedulers(self) -> tuple[str, ...]:
+        """Return the schedulers that the kernel has; asked once.
+
+        Raises:
+            DataplaneError: it can't be told.
+        """
+        if self._schedulers is None:
+            try:
+                self._schedulers = self.ipvs.schedulers(SCHEDULERS["ipvs"])
+            except OSError as error:
+                raise DataplaneError(f"IPVS does not say which schedulers it has: {error}") from error
+        return self._schedulers
+
+    def prepare(self, settings: IpvsSettings) -> None:
+        """Set what has to be in force before the first connection: connection tracking, and timeouts.
+
+        Raises:
+            DataplaneError: connection tracking can't be switched on, or the kernel refused a timeout.
+        """
+        try:
+            if self._conntrack.read_text("ascii").strip() != "1":
+                self._conntrack.write_text("1\n", "ascii")
+        except OSError as error:
+            raise DataplaneError(f"IPVS can't be used: {self.reason_against() or error}") from error
+        wanted = [settings.tcp_timeout, settings.tcp_fin_timeout, settings.udp_timeout]
+        seconds = [math.ceil(value or 0) for value in wanted]
+        if any(seconds):
+            try:
+                self.ipvs.set_timeouts(*seconds)
+            except OSError as error:
+                raise DataplaneError(f"spec.ipvs: the kernel refused a timeout: {error.strerror}") from error
+
+    def servers(self) -> dict[ServerKey, tuple[Server, dict[Real, int]]]:
+        """Read all virtual servers, whoever made them, with their real servers' weights: two requests in all.
+
+        Raises:
+            OSError: they can't be read.
+        """
+        listed = self.listed()
+        return {
+            key: (server, {real: counts.weight for real, counts in listed[key].reals.items()} if key in listed else {})
+            for key, server in self.ipvs.services().items()
+        }
+
+    def listed(self) -> Mapping[ServerKey, Listed]:
+        """Read all virtual and real servers with what they do now, in one go.
+
+        Raises:
+            OSError: they can't be read.
+        """
+        return listing.read()
+
+    def connections(self, keys: Collection[ServerKey]) -> Mapping[ServerKey, Mapping[Real, int]]:
+        """Count the connections of the real servers of some virtual servers, in whatever state.
+
+        Raises:
+            OSError: they can't be read.
+        """
+        if len(keys) > _ONE_BY_ONE:
+            listed = self.listed()
+            return {
+                key: {real: counts.active + counts.inactive for real, counts in listed[key].reals.items()}
+                for key in keys
+                if key in listed
+            }
+        return {
+            key: {real: counts.active + counts.inactive for real, counts in self.ipvs.dests(key).items()}
+            for key in keys
+        }
+
+    def sources(self) -> dict[Family, str]:
+        """Return the address of each family from which the node's own connections to our addresses come."""
+        return {family_of(address): address for address in node_addresses()}
+
+    def change_routes(self, family: Family, add: Collection[str], remove: Collection[str]) -> None:
+        """Bring local routes in order.
+
+        Raises:
+            DataplaneError: the kernel refused; the message names the network.
+        """
+        if not add and not remove:
+            return
+        try:
+            self.routes.change(family, add, remove, self.sources().get(family))
+        except OSError as error:
+            if error.errno in {errno.EAFNOSUPPORT, errno.EOPNOTSUPP}:
+                return  # the node has no such family: nobody connects there
+            raise DataplaneError(str(error)) from error
+
+    def close(self) -> None:
+        """Close the sockets."""
+        self.ipvs.close()
+        self.routes.close()
+        self.watch.close()

@@ -1,0 +1,77 @@
+"""Whose a virtual server is: the sets say which ones are ours, so that those of others are told apart without a guess.
+
+A frontend stands in the set ``frontends`` before its virtual server is made, and until that is deleted; a firewall
+mark in the map ``marks`` likewise.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from pointsman.dataplane.ipvs.entries import key_of
+from pointsman.dataplane.ipvs.objects import ServerKey
+from pointsman.dataplane.ipvs.rules import FIRST_MARK, MARKS
+from pointsman.dataplane.nftables.layout import frontend_in
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pointsman.dataplane.nftables.wire import Elements
+    from pointsman.model.plan import Family, Frontend
+
+
+def records_of(family: Family, held: Mapping[str, Elements]) -> dict[ServerKey, Frontend]:
+    """Return the virtual servers that are ours (some may not be there), with the frontend that each serves."""
+    found: dict[ServerKey, Frontend] = {}
+    for key in held["frontends"]:
+        if frontend := frontend_in(family, key):
+            found[key_of(frontend)] = frontend
+    for frontend, mark in marks_of(family, held).items():
+        found[ServerKey(family, "", "tcp", 0, mark)] = frontend
+    return found
+
+
+def marks_of(family: Family, held: Mapping[str, Elements]) -> dict[Frontend, int]:
+    """Return the firewall marks that are ours."""
+    pairs = ((frontend_in(family, key), int.from_bytes(value, sys.byteorder)) for key, value in held["marks"].items())
+    return {frontend: mark for frontend, mark in pairs if frontend and FIRST_MARK <= mark < FIRST_MARK + MARKS}
+
+
+class Marks:
+    """Gives frontends their firewall marks; a frontend keeps its own for as long as it needs one.
+
+    Args:
+        known: marks that are in use in one family.
+        taken: marks of others' virtual servers.
+    """
+
+    def __init__(self, known: Mapping[Frontend, int], taken: frozenset[int] = frozenset()) -> None:
+        self._known = dict(known)
+        self._used = set(taken) | set(known.values())
+        self._next = FIRST_MARK
+
+    def of(self, frontend: Frontend) -> int:
+        """Return a frontend's mark, or 0."""
+        return self._known.get(frontend, 0)
+
+    def take(self, frontend: Frontend) -> int:
+        """Return a frontend's mark; a new one if it has none, 0 when there is none left."""
+        mark = self._known.get(frontend) or self._free()
+        if mark:
+            self._known[frontend] = mark
+        return mark
+
+    def release(self, frontend: Frontend) -> None:
+        """Take a frontend's mark back."""
+        self._used.discard(self._known.pop(frontend, 0))
+
+    def _free(self) -> int:
+        """Return the next mark that is free, going round: one that was just given back rests for a while."""
+        for step in range(MARKS):
+            mark = FIRST_MARK + (self._next - FIRST_MARK + step) % MARKS
+            if mark not in self._used:
+                self._used.add(mark)
+                self._next = mark + 1
+                return mark
+        return 0

@@ -1,0 +1,89 @@
+"""The mode `ipvs` as text: what the agent brings into the kernel, for reading and for ``ipvsadm`` and ``nft``."""
+
+from __future__ import annotations
+
+import ipaddress
+import shlex
+from typing import TYPE_CHECKING, Final
+
+from pointsman.dataplane.ipvs.entries import Entry, servers
+from pointsman.dataplane.ipvs.objects import real_line, server_line
+from pointsman.dataplane.ipvs.records import Marks
+from pointsman.dataplane.ipvs.routes import PROTOCOL
+from pointsman.dataplane.ipvs.rules import SCHEMA
+from pointsman.dataplane.ipvs.spots import Places
+from pointsman.dataplane.ipvs.table import Table
+from pointsman.dataplane.nftables.layout import address_text
+from pointsman.dataplane.nftables.render import TextDraft, table_script
+from pointsman.model.address import family_of
+from pointsman.model.plan import IPV4, IPV6, NODE_PORT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from pointsman.model.plan import Family, Frontend, Plan
+
+_FAMILIES: Final[tuple[Family, ...]] = (IPV4, IPV6)
+
+
+def render(plan: Plan, addresses: Iterable[str] = ()) -> str:
+    """Write a plan as a shell script that loads it by ``nft``, ``ip route`` and ``ipvsadm --restore``.
+
+    The agent writes the same, but only what differs from what the kernel holds, and nothing that is another program's.
+
+    Args:
+        plan: the node's plan.
+        addresses: the node's own addresses, the most important of each family first.
+    """
+    own = list(addresses)
+    places = Places(plan.settings, map(ipaddress.ip_address, own))
+    entries = _entries(plan, places)
+    lines = ["#!/bin/sh -e", "sysctl -w net.ipv4.vs.conntrack=1 net.ipv4.vs.expire_nodest_conn=1", ""]
+    for family in _FAMILIES:
+        of_family = {spot: entry for spot, entry in entries.items() if spot.family == family}
+        lines += _family_lines(family, of_family, plan, places, next(iter(_of_family(own, family)), ""))
+    lines += ["ipvsadm --restore <<'END'", *_server_lines(entries), "END", ""]
+    return "\n".join(lines)
+
+
+def _entries(plan: Plan, places: Places) -> dict[Frontend, Entry]:
+    marks = {family: Marks({}) for family in _FAMILIES}
+    found: dict[Frontend, Entry] = {}
+    # A frontend at an address of its own comes before a node port there.
+    for frontend in sorted(plan.answers, key=lambda frontend: (frontend.address == NODE_PORT, frontend)):
+        answer = plan.answers[frontend]
+        for spot in places.of(frontend):
+            mark = marks[spot.family].take(spot) if answer.outside is not None else 0
+            found.setdefault(spot, Entry(answer, spot.address in places.own, mark))
+    return found
+
+
+def _family_lines(
+    family: Family, entries: dict[Frontend, Entry], plan: Plan, places: Places, source: str
+) -> Iterator[str]:  # fmt: skip
+    table, draft = Table(family), TextDraft(SCHEMA, family)
+    table.accept(table.adoption(entries, plan.settings, SCHEMA.empty(family), draft))
+    script = table_script(SCHEMA, family, draft, drop_invalid=plan.settings.drop_invalid)
+    yield from ("nft -f - <<'END'", f"{script}END", "")
+    routes = places.routes(family, (address_text(family, octets) for octets in table.addresses()))
+    for network in sorted(routes):
+        yield _route_line(family, network, source)
+    if routes:
+        yield ""
+
+
+def _route_line(family: Family, network: str, source: str) -> str:
+    words = ["ip", f"-{family}", "route", "replace", "local", network, "dev", "lo", "table", "local", "proto"]
+    return shlex.join([*words, str(PROTOCOL), *(("src", source) if source else ())])
+
+
+def _server_lines(entries: dict[Frontend, Entry]) -> Iterator[str]:
+    for spot, entry in entries.items():
+        for key, wanted in servers(spot, entry):
+            yield server_line(key, wanted.server)
+            for real, weight in wanted.reals.items():
+                yield real_line(key, real, weight)
+
+
+def _of_family(addresses: Iterable[str], family: Family) -> Iterator[str]:
+    return (address for address in addresses if family_of(address) == family)
