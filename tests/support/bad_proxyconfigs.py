@@ -112,6 +112,9 @@ BAD: Final = (
     Bad({"ipvs": {"udpTimeout": "5"}}, "spec.ipvs.udpTimeout", DURATION),
     Bad({"ipvs": {"gracefulTermination": "soon"}}, "spec.ipvs.gracefulTermination", DURATION),
     Bad({"conntrack": {"tcpEstablishedTimeout": "1 h"}}, "spec.conntrack.tcpEstablishedTimeout", DURATION),
+    Bad({"ipvs": {"schedulerFlags": ["mh-ports"]}}, "spec.ipvs.schedulerFlags[0]", 'supported values: "mh-fallback", '),
+    Bad({"ipvs": {"schedulerFlags": ["sh-port", "sh-port"]}}, "spec.ipvs.schedulerFlags[1]", "Duplicate value"),
+    Bad({"ipvs": {"schedulerFlags": "sh-port"}}, "spec.ipvs.schedulerFlags", "must be of type array"),
     # Numbers and switches.
     Bad({"priority": "1"}, "spec.priority", "must be of type integer"),
     Bad({"priority": 1.5}, "spec.priority", "must be of type integer"),

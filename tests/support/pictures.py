@@ -66,11 +66,13 @@ def service(
     name: str = "web",
     kind: str = "NodePort",
     scheduler: str | None = None,
+    flags: str | None = None,
     metadata: Mapping[str, object] | None = None,
     **spec: object,
 ) -> dict[str, Any]:
     """Write a Service; a port is its fields."""
     annotations = {} if scheduler is None else {"pointsman.dev/scheduler": scheduler}
+    annotations |= {} if flags is None else {"pointsman.dev/scheduler-flags": flags}
     head = {"name": name, "namespace": "shop", "annotations": annotations, **(metadata or {})}
     return {
         "apiVersion": "v1",

@@ -61,11 +61,23 @@ def test_an_old_invalid_one_can_be_labelled_and_deleted() -> None:
     assert warnings(going, written()) == []
 
 
-@pytest.mark.parametrize("mode", ["ipvs", "iptables", "userspace"])
-def test_a_mode_that_is_not_there_yet(mode: str) -> None:
-    assert warnings(written(mode=mode), nodes=NODES) == [
-        f"spec.mode: {mode} is not in this release: nodes are in mode nftables"
+@pytest.mark.parametrize(
+    ("mode", "fallbacks", "used"),
+    [
+        ("iptables", [], "nftables"),
+        ("userspace", ["iptables", "ipvs"], "ipvs"),
+        ("iptables", ["userspace"], "nftables"),
+    ],
+)
+def test_a_mode_that_is_not_there_yet(mode: str, fallbacks: list[str], used: str) -> None:
+    assert warnings(written(mode=mode, fallbackModes=fallbacks), nodes=NODES) == [
+        f"spec.mode: {mode} is not in this release: nodes are in mode {used}"
     ]
+
+
+def test_the_modes_that_are_there() -> None:
+    assert warnings(written(mode="nftables"), nodes=NODES) == []
+    assert warnings(written(mode="ipvs", scheduler="lc"), nodes=NODES) == []
 
 
 class TestNodes:

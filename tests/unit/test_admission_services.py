@@ -212,7 +212,7 @@ class TestSchedulers:
         assert answer.allowed
         assert answer.warnings == [
             (
-                f'{SCHEDULER}: "random" is no scheduler of mode ipvs; the nodes of ProxyConfig ipvs use another one '
+                f'{SCHEDULER}: "random" is no scheduler of mode ipvs; the nodes of ProxyConfig ipvs use rr '
                 "while they are in that mode"
             )
         ]
@@ -230,6 +230,36 @@ class TestSchedulers:
 
     def test_a_long_one_is_cut(self) -> None:
         assert len(ask(review(service(scheduler="x" * 100_000))).causes[0]) < 500
+
+
+class TestSchedulerFlags:
+    FLAGS = "metadata.annotations[pointsman.dev/scheduler-flags]"
+
+    def test_unknown_ones_are_refused_with_those_that_there_are(self) -> None:
+        answer = ask(review(service(scheduler="mh", flags="mh-port, mh-ports")), TestSchedulers.IPVS)
+        supported = '"mh-fallback", "mh-port", "sh-fallback", "sh-port"'
+        assert answer.causes == [f'{self.FLAGS}: Unsupported value: "mh-ports": supported values: {supported}']
+
+    def test_an_old_one_is_told(self) -> None:
+        old = service(flags="x")
+        answer = ask(review(old, old))
+        assert answer.allowed
+        assert "it was so before" in answer.warnings[0]
+        assert not ask(review(service(flags="x,y"), old)).allowed
+
+    def test_one_for_another_scheduler_is_told(self) -> None:
+        answer = ask(review(service(scheduler="sh", flags="sh-port,mh-port")))
+        assert answer.allowed
+        assert answer.warnings == [f'{self.FLAGS}: mh-port: without effect on scheduler "sh"']
+        assert ask(review(service(flags="sh-port,mh-port"))).warnings == [], "whose scheduler is not written there"
+
+    @pytest.mark.parametrize("flags", ["", " , ", "sh-port", " sh-fallback ,sh-port,"])
+    def test_good_ones(self, flags: str) -> None:
+        answer = ask(review(service(scheduler="sh", flags=flags)))
+        assert (answer.allowed, answer.warnings) == (True, [])
+
+    def test_many_are_not_all_named(self) -> None:
+        assert len(ask(review(service(flags=",".join(map(str, range(1000)))))).causes) == 8
 
 
 class TestPortsThatNobodyWrote:

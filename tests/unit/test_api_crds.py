@@ -116,7 +116,7 @@ def test_lists_merge_as_they_should() -> None:
     assert {path for path, kind in types.items() if kind == "set"} == {
         f"{short}.spec.{field}"
         for short in ("pxc", "npx")
-        for field in ("nodePortAddresses", "podCIDRs", "serviceCIDRs", "ipvs.excludeCIDRs")
+        for field in ("nodePortAddresses", "podCIDRs", "serviceCIDRs", "ipvs.excludeCIDRs", "ipvs.schedulerFlags")
     }
     keys = {path: node["x-kubernetes-list-map-keys"] for path, node in EVERY if "x-kubernetes-list-map-keys" in node}
     assert keys == {

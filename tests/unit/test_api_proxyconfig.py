@@ -76,6 +76,24 @@ def test_node_port_addresses_default_by_mode() -> None:
     assert read(nodePortAddresses=["all"]).node_port_addresses_in("nftables") == ("all",)
 
 
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        ({}, ("iptables",)),
+        ({"mode": "ipvs"}, ("nftables", "iptables")),
+        ({"mode": "ipvs", "fallbackModes": []}, ("nftables", "iptables")),
+        ({"mode": "iptables"}, ("nftables",)),
+        ({"mode": "ipvs", "fallbackModes": ["userspace"]}, ("userspace",)),
+    ],
+)
+def test_fallbacks_are_there_when_nobody_says_any(spec: dict[str, object], expected: tuple[str, ...]) -> None:
+    assert read(**spec).fallback_modes_in_force() == expected
+
+
+def test_scheduler_flags_come_out_sorted() -> None:
+    assert read(ipvs={"schedulerFlags": ["sh-port", "mh-port"]}).ipvs.scheduler_flags == ("mh-port", "sh-port")
+
+
 def test_python_code_says_seconds() -> None:
     assert ProxyConfigSpec(sync_period=3, min_sync_period=0).sync_period == 3.0
     assert ProxyConfig(name="c", spec=ProxyConfigSpec(priority=1)).spec.priority == 1

@@ -67,7 +67,10 @@ def test_schedulers_that_a_nodes_mode_does_not_have() -> None:
     cluster.report("node-2", says("ModeInForce", "True", "FellBack"), mode="nftables")
     ((name, field, message),) = problems(cluster)
     assert (name, field) == ("Service shop/least", "metadata.annotations[pointsman.dev/scheduler]")
-    assert message.startswith('"lc" is no scheduler of mode nftables (has random, rr,')
+    assert message.startswith('"lc" is no scheduler of mode nftables (has random, rr, wrr, sh, dh, mh; used is random)')
+    cluster.put(web("least", scheduler="fastest"))
+    ((_, _, message),) = problems(cluster)
+    assert "used is the ProxyConfig's)" in message
 
 
 def test_endpoints_on_a_node_whose_agent_is_not_ready_for_a_minute() -> None:

@@ -79,6 +79,36 @@ def test_a_full_service() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        (None, None),
+        ("", ()),
+        (" , ", ()),
+        ("sh-port", ("sh-port",)),
+        ("mh-port, mh-fallback,mh-port", ("mh-fallback", "mh-port")),
+    ],
+)
+def test_scheduler_flags(written: str | None, expected: tuple[str, ...] | None) -> None:
+    found, problems = service({"annotations": {"pointsman.dev/scheduler-flags": written}}, ports=[{"port": 80}])
+    assert not problems
+    assert found.scheduler_flags == expected
+
+
+def test_scheduler_flags_that_nobody_knows() -> None:
+    found, problems = service({"annotations": {"pointsman.dev/scheduler-flags": "sh-ports,mh-port,x"}})
+    assert found.scheduler_flags == ("mh-port",)
+    assert problems == [
+        (
+            'metadata.annotations[pointsman.dev/scheduler-flags]: "sh-ports, x" is not known; write some of '
+            "mh-fallback, mh-port, sh-fallback, sh-port (left out: what is not known)"
+        )
+    ]
+    _, problems = service({"annotations": {"pointsman.dev/scheduler-flags": ",".join(map(str, range(10_000)))}})
+    assert len(problems) == 1
+    assert len(problems[0]) < 300
+
+
 def test_a_service_with_defaults_and_nulls() -> None:
     plain, problems = service(ports=[{"port": 80}])
     nulls = dict.fromkeys(

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pointsman.api.schedulers import SCHEDULERS
 from pointsman.api.values import PortRange
 from pointsman.model.objects import Endpoint, EndpointPort, EndpointSlice, Service, ServicePort
 from pointsman.model.plan import NODE_PORT, Answer, Backend, Frontend, Pool
@@ -222,18 +223,107 @@ def test_an_external_ip_that_is_the_load_balancers_stays_guarded() -> None:
     assert found.claims[LB].source_ranges == ("203.0.113.0/25",)
 
 
+def in_mode(mode: Mode, *schedulers: str, wanted_mode: Mode = "nftables", flags: tuple[str, ...] = ()) -> Context:
+    there = schedulers or SCHEDULERS[mode]
+    return Context(Place("here"), mode, wanted_mode, there, scheduler="rr", scheduler_flags=flags)
+
+
 @pytest.mark.parametrize(
-    ("mode", "wanted", "used"), [("nftables", "mh", "mh"), ("nftables", "lc", "rr"), ("ipvs", "lc", "lc")]
+    ("context", "wanted", "used", "remedy"),
+    [
+        (in_mode("nftables"), "mh", "mh", ""),
+        (in_mode("ipvs"), "lc", "lc", ""),
+        (in_mode("nftables"), "lc", "random", "write one of random, rr, wrr, sh, dh, mh"),
+        (
+            in_mode("nftables", wanted_mode="ipvs"),
+            "lc",
+            "random",
+            ("bring mode ipvs in force on this node, see ModeInForce; mode nftables has random, rr, wrr, sh, dh, mh"),
+        ),
+        (
+            in_mode("ipvs", "rr", "wlc", wanted_mode="ipvs"),
+            "lc",
+            "wlc",
+            "run `modprobe ip_vs_lc` on the node, or choose another scheduler",
+        ),
+    ],
 )
-def test_scheduler(mode: Mode, wanted: str, used: str) -> None:
-    context = Context(Place("here"), mode=mode, scheduler="rr")
+def test_scheduler(context: Context, wanted: str, used: str, remedy: str) -> None:
     found = plan(service(scheduler=wanted), HERE, context=context)
     assert {a.scheduler for a in found.claims.values()} == {used}
-    assert bool(found.problems) == (wanted != used)
-    for problem in found.problems:
-        assert "Service ns/svc: metadata.annotations[pointsman.dev/scheduler]" in str(problem)
-        assert '"lc"' in problem.message
-        assert "random, rr, wrr, sh, dh, mh" in problem.remedy
+    assert [str(problem) for problem in found.problems] == [
+        (
+            f'Service ns/svc: metadata.annotations[pointsman.dev/scheduler]: "{wanted}" is not there in mode '
+            f'{context.mode}, which is in force; "{used}" is used; {remedy} (left out: this annotation)'
+        )
+        for _ in [remedy]
+        if remedy
+    ]
+
+
+def test_a_scheduler_of_no_mode_leaves_the_configurations() -> None:
+    found = plan(service(scheduler="fastest"), HERE, context=in_mode("nftables"))
+    assert {a.scheduler for a in found.claims.values()} == {"rr"}
+    assert [problem.message for problem in found.problems] == [
+        '"fastest" is no scheduler of mode nftables; "rr" is used'
+    ]
+
+
+@pytest.mark.parametrize(
+    ("context", "scheduler", "wanted", "used", "message"),
+    [
+        (in_mode("ipvs"), "mh", ("mh-port",), ("mh-port",), ""),
+        (in_mode("ipvs", flags=("sh-port",)), "sh", None, ("sh-port",), ""),
+        (in_mode("ipvs", flags=("sh-port",)), "sh", (), (), ""),
+        (in_mode("ipvs", flags=("sh-port",)), "sh", ("sh-fallback",), ("sh-fallback",), ""),
+        (in_mode("ipvs", flags=("mh-port", "sh-port")), "mh", None, ("mh-port",), ""),
+        (in_mode("ipvs", flags=("sh-port",)), None, None, (), ""),
+        (
+            in_mode("ipvs"),
+            "sh",
+            ("mh-port", "sh-port"),
+            ("sh-port",),
+            'mh-port: without effect on "sh", the scheduler in force; choose the scheduler mh, or take them out',
+        ),
+        (
+            in_mode("ipvs"),
+            None,
+            ("mh-port", "sh-port"),
+            (),
+            (
+                'mh-port, sh-port: without effect on "rr", the scheduler in force; '
+                "choose the scheduler mh or sh, or take them out"
+            ),
+        ),
+        (
+            in_mode("nftables"),
+            "mh",
+            ("mh-port",),
+            (),
+            "mh-port: mode nftables, which is in force, has no scheduler flags; take them out",
+        ),
+        (in_mode("nftables", flags=("mh-port",)), "mh", None, (), ""),
+    ],
+)
+def test_scheduler_flags(
+    context: Context,
+    scheduler: str | None,
+    wanted: tuple[str, ...] | None,
+    used: tuple[str, ...],
+    message: str,
+) -> None:
+    found = plan(service(scheduler=scheduler, scheduler_flags=wanted), HERE, context=context)
+    assert {a.scheduler_flags for a in found.claims.values()} == {used}
+    said = [f"{problem.message}; {problem.remedy}" for problem in found.problems]
+    assert said == ([message] if message else [])
+
+
+def test_flags_follow_the_scheduler_that_has_to_be_used() -> None:
+    """The kernel lacks `mh`: its clients are spread by `sh`, which the flags of `mh` say nothing of."""
+    context = in_mode("ipvs", "rr", "sh", flags=("sh-port",))
+    found = plan(service(scheduler="mh", scheduler_flags=("mh-port",)), HERE, context=context)
+    assert {(a.scheduler, a.scheduler_flags) for a in found.claims.values()} == {("sh", ())}
+    assert len(found.problems) == 2
 
 
 def test_node_ports_out_of_range_are_served_and_reported() -> None:

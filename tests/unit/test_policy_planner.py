@@ -3,6 +3,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pointsman.api.proxyconfig import ProxyConfig
+from pointsman.api.schedulers import SCHEDULERS
 from pointsman.model.objects import (
     Endpoint,
     EndpointPort,
@@ -203,15 +204,51 @@ def test_a_given_configuration_wins() -> None:
 
 
 def test_schedulers_are_those_of_the_mode_in_force() -> None:
-    made = planner(config(mode="ipvs", scheduler="lc"), service(), service("other", "10.96.0.2", scheduler="sed"))
-    assert {answer.scheduler for answer in made.answers.values()} == {"random"}
+    made = planner(config(mode="ipvs", scheduler="lc"), service(), service("other", "10.96.0.2", scheduler="lblc"))
+    assert {f.address: answer.scheduler for f, answer in made.answers.items()} == {
+        "10.96.0.1": "random", "10.96.0.2": "dh",
+    }  # fmt: skip
     told = [str(problem) for problem in made.problems]
-    assert [text.split(":")[0] for text in told] == ["ProxyConfig c", "ProxyConfig c", "Service ns/other"]
-    assert '"sed" is no scheduler of mode nftables; "random" is used' in told[2]
+    assert [text.split(":")[0] for text in told] == ["ProxyConfig c", "Service ns/other"]
+    assert '"lc" is not there in mode nftables, which is in force; "random" is used' in told[0]
+    assert '"lblc" is not there in mode nftables, which is in force; "dh" is used' in told[1]
     ipvs = Planner("here", mode="ipvs", config=config(mode="ipvs", scheduler="lc").spec)
     ipvs.put(service())
     ipvs.take()
     assert (ipvs.mode, ipvs.answers[VIP].scheduler, ipvs.problems) == ("ipvs", "lc", ())
+
+
+def test_another_mode_in_force_plans_everything_anew() -> None:
+    made = planner(
+        config(mode="ipvs", scheduler="lc"),
+        service(type="NodePort", ports=(ServicePort(80, node_port=30000),)),
+        service("other", "10.96.0.2", scheduler="sed"),
+    )
+    assert made.settings.node_port_cidrs == ("192.168.0.2/32",)
+    made.use("ipvs", SCHEDULERS["ipvs"])
+    delta = made.take()
+    assert delta.settings is not None
+    assert delta.settings.node_port_cidrs == ("0.0.0.0/0", "::/0")
+    assert {f.address: answer.scheduler for f, answer in delta.changed.items()} == {
+        "10.96.0.1": "lc", "10.96.0.2": "sed", "*": "lc",
+    }  # fmt: skip
+    assert (made.mode, made.problems, made.plan) == ("ipvs", (), made.full())
+    made.use("ipvs", ["rr", "lc", "none of ours"])
+    delta = made.take()
+    assert {f.address: answer.scheduler for f, answer in delta.changed.items()} == {"10.96.0.2": "lc"}
+    assert (delta.settings, len(made.problems)) == (None, 1)
+    made.use("ipvs", ("lc", "rr"))
+    assert not made.take(), "it is so already"
+
+
+def test_the_configuration_is_known_before_the_plan_is() -> None:
+    made = Planner("here")
+    made.put(config(mode="ipvs"))
+    made.put(service())
+    made.resolve()
+    assert (made.config.mode, made.answers) == ("ipvs", {})
+    made.take()
+    assert len(made.answers) == 1
 
 
 def test_node() -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from pointsman.api.proxyconfig import ProxyConfigSpec
 from pointsman.model.objects import Node, ServiceCIDR
+from pointsman.model.plan import IpvsSettings
 from pointsman.policy.settings import node_settings, settings_problems
 
 ADDRESSES = ("192.168.0.2", "192.168.1.2", "2001:db8::1")
@@ -41,6 +42,26 @@ def test_node_port_networks_of_another_mode_in_force(fields: dict[str, Any], exp
     assert node_settings(_spec(**fields), NODE, ADDRESSES, [], mode="iptables").node_port_cidrs == expected
 
 
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [({}, ("0.0.0.0/0", "::/0")), ({"nodePortAddresses": ["localhost", "10.0.0.0/8"]}, ("10.0.0.0/8",))],
+)
+def test_node_port_networks_in_mode_ipvs(fields: dict[str, Any], expected: tuple[str, ...]) -> None:
+    assert node_settings(_spec(**fields), NODE, ADDRESSES, [], mode="ipvs").node_port_cidrs == expected
+
+
+def test_what_ipvs_needs_to_know() -> None:
+    spec = _spec(
+        syncPeriod="10s",
+        ipvs={"excludeCIDRs": ["192.0.2.1/24", "fd00::/64"], "gracefulTermination": "1m", "tcpTimeout": "1h",
+              "tcpFinTimeout": "10s", "udpTimeout": "20s"},
+    )  # fmt: skip
+    made = node_settings(spec, NODE, ADDRESSES, [], mode="ipvs")
+    assert made.sync_period == 10.0
+    assert made.ipvs == IpvsSettings(("192.0.2.0/24", "fd00::/64"), 60.0, 3600.0, 10.0, 20.0)
+    assert node_settings(_spec(), NODE, ADDRESSES, [], mode="ipvs").ipvs == IpvsSettings()
+
+
 def test_pod_networks() -> None:
     spec = _spec(podCIDRs=["10.0.0.0/8", "fd00::/64", "10.1.0.0/16"])
     assert node_settings(spec, NODE, ADDRESSES, []).pod_cidrs == ("10.0.0.0/8", "fd00::/64")
@@ -68,8 +89,9 @@ def test_invalid_packets_pass_when_tracking_is_liberal() -> None:
         ({}, (), True, ["Node n"]),
         ({}, (), False, []),
         ({"nodePortAddresses": ["localhost"]}, ADDRESSES, False, ["ProxyConfig c"]),
-        ({"mode": "ipvs", "scheduler": "rr"}, ADDRESSES, True, ["ProxyConfig c"]),
-        ({"mode": "ipvs", "scheduler": "lc"}, ADDRESSES, True, ["ProxyConfig c", "ProxyConfig c"]),
+        ({"mode": "ipvs", "scheduler": "rr"}, ADDRESSES, True, []),
+        ({"mode": "ipvs", "scheduler": "lc"}, ADDRESSES, True, ["ProxyConfig c"]),
+        ({"mode": "ipvs", "fallbackModes": ["iptables"]}, ADDRESSES, True, ["ProxyConfig c"]),
         ({"mode": "ipvs", "fallbackModes": ["nftables"]}, ADDRESSES, True, []),
     ],
 )
@@ -85,8 +107,42 @@ def test_problems(
 def test_a_scheduler_of_another_mode_is_told_with_the_one_that_is_used() -> None:
     spec = _spec(mode="ipvs", scheduler="lc")
     found = settings_problems(spec, ADDRESSES, configured_by="ProxyConfig c", node_name="n", node_ports=False)
-    assert [problem.field for problem in found] == ["spec.mode", "spec.scheduler"]
-    assert '"lc" is no scheduler of mode nftables, which is in force; "random" is used' in str(found[1])
+    assert [problem.field for problem in found] == ["spec.scheduler"]
+    assert '"lc" is not there in mode nftables, which is in force; "random" is used' in str(found[0])
+    assert "bring mode ipvs in force on this node" in found[0].remedy
     assert not settings_problems(
         spec, ADDRESSES, configured_by="ProxyConfig c", node_name="n", node_ports=False, mode="ipvs"
     )
+
+
+def test_a_kernel_without_the_configured_scheduler_is_told() -> None:
+    """Also without the default, which nobody wrote."""
+    for fields, schedulers, message in (
+        ({"mode": "ipvs", "scheduler": "lc"}, ("rr", "wlc"), '"lc" is not there in mode ipvs'),
+        ({"mode": "ipvs"}, ("wrr",), '"rr" is not there in mode ipvs, which is in force; "wrr" is used'),
+    ):
+        (found,) = settings_problems(
+            _spec(**fields),
+            ADDRESSES,
+            configured_by="ProxyConfig c",
+            node_name="n",
+            node_ports=False,
+            mode="ipvs",
+            schedulers=schedulers,
+        )
+        assert message in found.message
+        assert "modprobe ip_vs_" in found.remedy
+
+
+def test_a_mode_that_nobody_asked_for_is_told() -> None:
+    spec = _spec(mode="ipvs", fallbackModes=["iptables"])
+    (found,) = settings_problems(spec, ADDRESSES, configured_by="ProxyConfig c", node_name="n", node_ports=False)
+    assert found.message == "this node supports none of ipvs, iptables; nftables is in force"
+
+
+def test_loopback_is_not_served_in_mode_ipvs() -> None:
+    spec = _spec(mode="ipvs", nodePortAddresses=["localhost"])
+    (found,) = settings_problems(
+        spec, ADDRESSES, configured_by="ProxyConfig c", node_name="n", node_ports=False, mode="ipvs"
+    )
+    assert "not served in mode ipvs" in found.message

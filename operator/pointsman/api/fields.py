@@ -13,6 +13,7 @@ from typing import Annotated, Any, Final
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, ValidationInfo, WithJsonSchema
 
 from pointsman.api import cel
+from pointsman.api.schedulers import SCHEDULER_FLAGS, SchedulerFlag
 from pointsman.api.values import (
     CIDR_ALLOWED,
     DURATION_ALLOWED,
@@ -108,6 +109,10 @@ def _without_repetition(networks: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(networks))
 
 
+def _sorted_flags(flags: tuple[SchedulerFlag, ...]) -> tuple[SchedulerFlag, ...]:
+    return tuple(sorted(flags))
+
+
 def _text(kind: str, allowed: str, length: int, rules: cel.Rules, **more: str) -> WithJsonSchema:
     return WithJsonSchema(
         {"type": "string", "x-type": kind, "x-allowed": allowed, "maxLength": length, **more, cel.RULES: rules}
@@ -174,6 +179,13 @@ NodePortAddresses = Annotated[
     tuple[NodePortAddress, ...], _SET, BeforeValidator(_each_once), AfterValidator(_without_repetition)
 ]
 """Networks and words, each once."""
+SchedulerFlags = Annotated[
+    tuple[SchedulerFlag, ...],
+    Field(max_length=len(SCHEDULER_FLAGS), json_schema_extra={"x-kubernetes-list-type": "set"}),
+    BeforeValidator(_each_once),
+    AfterValidator(_sorted_flags),
+]
+"""Variants of schedulers, each once, sorted."""
 MaxUnavailable = Annotated[
     int | str,
     BeforeValidator(_max_unavailable),

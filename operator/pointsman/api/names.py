@@ -16,6 +16,9 @@ WEIGHT_ANNOTATION: Final = "pointsman.dev/weight"
 SCHEDULER_ANNOTATION: Final = "pointsman.dev/scheduler"
 """On a Service: how a backend is chosen; it wins over `ProxyConfig.spec.scheduler`."""
 
+SCHEDULER_FLAGS_ANNOTATION: Final = "pointsman.dev/scheduler-flags"
+"""On a Service: variants of its scheduler, with commas between them; it wins over `spec.ipvs.schedulerFlags`."""
+
 MAX_WEIGHT: Final = 256
 
 Mode = Literal["nftables", "ipvs", "iptables", "userspace"]

@@ -18,6 +18,7 @@ from pointsman.api.fields import (
     NodePortAddresses,
     PortRangeText,
     PositiveDuration,
+    SchedulerFlags,
 )
 from pointsman.api.labels import LabelSelector
 from pointsman.api.names import MODES, Mode
@@ -33,6 +34,10 @@ MAX_NAMESPACE_RANGES: Final = 64
 """So many entries `nodePortRanges` may have; the API server wants bounds for what its rules look at."""
 MAX_PRIORITY: Final = 1_000_000_000
 """As with PriorityClasses."""
+
+
+DEFAULT_FALLBACKS: Final[tuple[Mode, ...]] = ("nftables", "iptables")
+"""What a node uses that does not support `mode`, when nobody says."""
 
 
 class NamespaceRange(Part):
@@ -63,6 +68,11 @@ class Ipvs(Part):
 
     exclude_cidrs: Cidrs = ()
     """Virtual servers with addresses in these networks belong to somebody else and are never touched."""
+
+    scheduler_flags: SchedulerFlags = ()
+    """Variants of the schedulers `sh` and `mh`, for Services without the annotation `pointsman.dev/scheduler-flags`:
+    `sh-port` and `mh-port` hash the client's port, too; `sh-fallback` and `mh-fallback` choose another backend for
+    the clients of one whose weight is 0. What is not for a Service's scheduler has no effect there."""
 
     graceful_termination: Duration = 900.0
     """How long the connections of a TCP backend that left may go on before the real server is deleted. It gets no new
@@ -128,8 +138,9 @@ class NodeConfiguration(Part):
     """The dataplane that brings Services into the node's kernel."""
 
     fallback_modes: tuple[Mode, ...] = Field(default=(), max_length=len(MODES))
-    """What to use, in this order, on a node that does not support `mode`. Without one, such a node uses what it has,
-    and says so: `ModeInForce` is False."""
+    """What to use, in this order, on a node that does not support `mode`; as soon as it does, `mode` is in force
+    there, without a restart. Absent or empty: `nftables`, then `iptables`. A node that supports none of these uses
+    what it has, and says so: `ModeInForce` is False."""
 
     scheduler: str | None = Field(
         default=None,
@@ -149,8 +160,8 @@ class NodeConfiguration(Part):
 
     node_port_addresses: NodePortAddresses | None = None
     """The node's own addresses on which node ports answer: those in these networks, `primary` (the Node's
-    InternalIPs), `localhost` (loopback; without effect in mode `nftables`), or `all`. Absent or empty: `primary` in
-    mode `nftables`, `all` in the other modes."""
+    InternalIPs), `localhost` (loopback; without effect in the modes `nftables` and `ipvs`), or `all`. Absent or empty:
+    `primary` in mode `nftables`, `all` in the other modes."""
 
     pod_cidrs: Cidrs = ()
     """Networks of this cluster's pods. Connections from elsewhere to a cluster IP are masqueraded. None known: they
@@ -197,6 +208,10 @@ class NodeConfiguration(Part):
     def node_port_addresses_in(self, mode: Mode) -> tuple[str, ...]:
         """Return `node_port_addresses`, or the default of the mode that is in force."""
         return self.node_port_addresses or (("primary",) if mode == "nftables" else ("all",))
+
+    def fallback_modes_in_force(self) -> tuple[Mode, ...]:
+        """Return `fallback_modes`, or the default when there are none."""
+        return self.fallback_modes or tuple(mode for mode in DEFAULT_FALLBACKS if mode != self.mode)
 
     @field_validator("fallback_modes")
     @classmethod

@@ -44,6 +44,7 @@ spec:
     udpTimeout: 5m
     excludeCIDRs: [192.0.2.128/25]
     gracefulTermination: 15m
+    schedulerFlags: [mh-port]     # for Services without the annotation pointsman.dev/scheduler-flags
 
   iptables:                       # read in mode iptables alone
     localhostNodePorts: false

@@ -5,9 +5,16 @@ from __future__ import annotations
 from typing import Final
 
 from pointsman.api.fields import MAX_CIDRS
-from pointsman.api.names import API_VERSION, MAX_WEIGHT, SCHEDULER_ANNOTATION, WEIGHT_ANNOTATION
+from pointsman.api.names import (
+    API_VERSION,
+    MAX_WEIGHT,
+    SCHEDULER_ANNOTATION,
+    SCHEDULER_FLAGS_ANNOTATION,
+    WEIGHT_ANNOTATION,
+)
 from pointsman.api.proxyconfig import MAX_NAMESPACE_RANGES
 from pointsman.api.reference_example import EXAMPLE
+from pointsman.api.schedulers import SCHEDULER_FLAGS
 
 HEAD: Final = f"""\
 <!-- Made by `python -m pointsman.api.reference --write` from operator/pointsman/api; edit there. -->
@@ -25,7 +32,11 @@ which [the operator](operator.md) writes.
 at most. A field that is
   null counts as absent; unknown fields are ignored (but `kubectl` refuses to write them, unless `--validate` says
   otherwise).
-- **In this release** the agent runs the mode `nftables`. What belongs to other modes is checked and has no effect yet.
+- **In this release** the agent has the modes `nftables` and `ipvs`. What belongs to `iptables` and `userspace` is
+  checked and has no effect yet: no node supports them.
+- **A node that does not support its mode** uses the next one of `fallbackModes`. The condition `ModeInForce` of its
+  `NodeProxy` says why and what to do, and so do the agent's log, an event on the Node (`ProxyModeFellBack`), and the
+  column MODE of `kubectl get npx`. The agent looks again each `syncPeriod`.
 - **A wrong value** is refused by the API server, with the field and what is allowed. In a directory of manifests the
   agent reports it with the field, the value and what is allowed, and leaves out this ProxyConfig.
 
@@ -72,6 +83,9 @@ ANNOTATIONS: Final = f"""\
 |---|---|---|---|
 | `{SCHEDULER_ANNOTATION}` | Service | one of the mode's schedulers | How a backend of this Service is chosen; wins \
 over `spec.scheduler`. |
+| `{SCHEDULER_FLAGS_ANNOTATION}` | Service | some of {", ".join(f"`{flag}`" for flag in SCHEDULER_FLAGS)}, with commas \
+between them; empty: none | Variants of the Service's scheduler in mode `ipvs`; wins over `spec.ipvs.schedulerFlags`. \
+Those that are not for the scheduler in force are left out, and reported. |
 | `{WEIGHT_ANNOTATION}` | EndpointSlice, Endpoints; on a Pod as a **label** | `"0"` to `"{MAX_WEIGHT}"` (in quotes) | \
 The share of new connections that the endpoint gets, against the others of its Service; 1 where there is none. \
 `"0"` drains: no new connections, existing ones go on. A Pod's wins over its slice's. |

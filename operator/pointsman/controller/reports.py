@@ -10,7 +10,7 @@ from heapq import nsmallest
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from pointsman.api.names import MODES, SCHEDULER_ANNOTATION
-from pointsman.api.schedulers import SCHEDULERS
+from pointsman.api.schedulers import SCHEDULERS, is_known, nearest
 from pointsman.api.selection import select
 from pointsman.api.status import ReportedProblem
 from pointsman.controller.nodes import named
@@ -126,7 +126,7 @@ def _outside(service: Service, uid: str, field: str, port: int, wanted: PortRang
 def _without_scheduler(view: View, fleet: Fleet) -> Iterator[Finding]:
     modes = _modes(fleet)
     lacking = {
-        scheduler: _said_of([mode for mode in modes if scheduler not in SCHEDULERS[mode]])
+        scheduler: _said_of(scheduler, [mode for mode in modes if scheduler not in SCHEDULERS[mode]])
         for scheduler in {service.scheduler or "" for _, service in view.catalog.services(view.catalog.scheduler_keys)}
     }
     for entry, service in view.catalog.services(view.catalog.scheduler_keys):
@@ -137,13 +137,20 @@ def _without_scheduler(view: View, fleet: Fleet) -> Iterator[Finding]:
                 entry.uid,
                 "SchedulerNotSupported",
                 f"metadata.annotations[{SCHEDULER_ANNOTATION}]",
-                f'"{service.scheduler}" is no scheduler of {where}; the scheduler of the ProxyConfig is used there',
+                f'"{service.scheduler}" is no scheduler of {where}',
                 "choose a scheduler of that mode",
             )
 
 
-def _said_of(modes: list[Mode]) -> str:
-    return " and ".join(f"mode {mode} (has {', '.join(SCHEDULERS[mode])})" for mode in modes)
+def _said_of(scheduler: str, modes: list[Mode]) -> str:
+    """Say which modes do not have a scheduler, and what their nodes use as far as their kernels have it."""
+    return " and ".join(
+        f"mode {mode} (has {', '.join(SCHEDULERS[mode])}; used is {_used(scheduler, mode)})" for mode in modes
+    )
+
+
+def _used(scheduler: str, mode: Mode) -> str:
+    return nearest(scheduler, mode, SCHEDULERS[mode]) if is_known(scheduler) else "the ProxyConfig's"
 
 
 def _modes(fleet: Fleet) -> tuple[Mode, ...]:

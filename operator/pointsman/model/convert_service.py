@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from pointsman.api.names import SCHEDULER_FLAGS_ANNOTATION
+from pointsman.api.schedulers import SCHEDULER_FLAGS
 from pointsman.model import raw
 from pointsman.model.convert import (
     MAX_PORT,
@@ -17,6 +19,7 @@ from pointsman.model.convert import (
     port_number,
     protocol_of,
 )
+from pointsman.model.notes import shown
 from pointsman.model.objects import Service, ServicePort
 
 if TYPE_CHECKING:
@@ -35,6 +38,7 @@ def service(written: raw.Service, namespace: str, name: str, notes: Notes) -> Se
     """Convert a Service. One that a proxy does not serve is its name and the reason (`ignored`)."""
     spec = written.spec or _NO_SPEC
     metadata = written.metadata or raw.Metadata()
+    annotations = metadata.annotations
     kind = _type(spec, notes)
     cluster_ips = spec.cluster_ips or ([spec.cluster_ip] if spec.cluster_ip else [])
     ignored = not_ours(metadata.labels) or _why_unserved(spec, cluster_ips, notes)
@@ -59,7 +63,8 @@ def service(written: raw.Service, namespace: str, name: str, notes: Notes) -> Se
         else 0,
         affinity=_affinity(spec, notes),
         source_ranges=_source_ranges(spec.load_balancer_source_ranges, notes),
-        scheduler=(metadata.annotations.scheduler or None) if metadata.annotations else None,
+        scheduler=(annotations.scheduler or None) if annotations else None,
+        scheduler_flags=_scheduler_flags(annotations.scheduler_flags, notes) if annotations else None,
     )
 
 
@@ -156,6 +161,22 @@ def _affinity(spec: raw.ServiceSpec, notes: Notes) -> int | None:
         f"this field; {DEFAULT_AFFINITY} is assumed",
     )
     return DEFAULT_AFFINITY
+
+
+def split_flags(written: str) -> tuple[str, ...]:
+    """Split what the annotation for scheduler flags holds; sorted, each once."""
+    return tuple(sorted({word for part in written.split(",") if (word := part.strip())}))
+
+
+def _scheduler_flags(written: str | None, notes: Notes) -> tuple[str, ...] | None:
+    if written is None:
+        return None
+    flags = split_flags(written)
+    unknown = [flag for flag in flags if flag not in SCHEDULER_FLAGS]
+    if unknown:
+        field, known = f"metadata.annotations[{SCHEDULER_FLAGS_ANNOTATION}]", ", ".join(SCHEDULER_FLAGS)
+        notes.note(field, f"{shown(', '.join(unknown))} is not known", f"write some of {known}", "what is not known")
+    return tuple([flag for flag in flags if flag in SCHEDULER_FLAGS])
 
 
 def _source_ranges(written: list[str] | None, notes: Notes) -> tuple[str, ...]:

@@ -51,6 +51,7 @@ class Service(msgspec.Struct, frozen=True, gc=False):
         affinity: sessionAffinity ClientIP: its timeout in seconds, else None.
         source_ranges: `spec.loadBalancerSourceRanges`, canonical CIDRs of both families.
         scheduler: annotation ``pointsman.dev/scheduler``, or None.
+        scheduler_flags: annotation ``pointsman.dev/scheduler-flags``, sorted, or None; an empty one asks for none.
         ignored: why a Service proxy does not serve it (headless, ExternalName, another proxy's label), or "".
     """
 
@@ -67,6 +68,7 @@ class Service(msgspec.Struct, frozen=True, gc=False):
     affinity: int | None = None
     source_ranges: tuple[str, ...] = ()
     scheduler: str | None = None
+    scheduler_flags: tuple[str, ...] | None = None
     ignored: str = ""
 
 

@@ -34,10 +34,11 @@ class Labels(Part):
 
 
 class Annotations(Part):
-    """The annotations that matter. The first two are those of `pointsman.api.names`."""
+    """The annotations that matter. The first three are those of `pointsman.api.names`."""
 
     weight: str | None = field(default=None, name="pointsman.dev/weight")
     scheduler: str | None = field(default=None, name="pointsman.dev/scheduler")
+    scheduler_flags: str | None = field(default=None, name="pointsman.dev/scheduler-flags")
     leader: str | None = field(default=None, name=LEADER_ANNOTATION)
     trigger_time: str | None = field(default=None, name=TRIGGER_TIME_ANNOTATION)
 

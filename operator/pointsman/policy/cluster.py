@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pointsman.api.proxyconfig import NodeConfiguration, ProxyConfig
+from pointsman.api.schedulers import SCHEDULERS
 from pointsman.api.selection import select
 from pointsman.policy.context import Context, build_context
 from pointsman.policy.settings import node_settings, settings_problems
@@ -27,6 +28,7 @@ class Cluster:
 
     Attributes:
         mode: the dataplane in force.
+        schedulers: those that the node has in this mode.
         configs, service_cidrs: objects by name.
         namespaces: labels by name.
         node: this node's own object, or None.
@@ -42,6 +44,7 @@ class Cluster:
     ) -> None:  # fmt: skip
         self.node_name = node_name
         self.mode = mode
+        self.schedulers = SCHEDULERS[mode]
         self.configs: dict[str, ProxyConfig] = {}
         self.service_cidrs: dict[str, ServiceCIDR] = {}
         self.namespaces: dict[str, Namespace] = {}
@@ -60,7 +63,9 @@ class Cluster:
         self.config = self._choose_config()
         addresses, mode = self.addresses, self.mode
         self.settings = node_settings(self.config, self.node, addresses, self.service_cidrs.values(), mode=mode)
-        self.context = build_context(self.node_name, self.config, self.settings, self.node, addresses, mode=mode)
+        self.context = build_context(
+            self.node_name, self.config, self.settings, self.node, addresses, mode=mode, schedulers=self.schedulers
+        )
 
     @property
     def addresses(self) -> tuple[str, ...]:
@@ -83,6 +88,7 @@ class Cluster:
             node_name=self.node_name,
             node_ports=node_ports,
             mode=self.mode,
+            schedulers=self.schedulers,
         )
 
     def _choose_config(self) -> NodeConfiguration:

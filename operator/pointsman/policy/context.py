@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from pointsman.api.names import Mode
+from pointsman.api.schedulers import SCHEDULERS
 from pointsman.model.address import family_of
 from pointsman.model.plan import Family
 from pointsman.policy.endpoints import Place
-from pointsman.policy.settings import scheduler_in
+from pointsman.policy.schedulers import scheduler_in
 
 if TYPE_CHECKING:
     from pointsman.api.proxyconfig import NodeConfiguration
@@ -25,8 +26,11 @@ class Context(msgspec.Struct, frozen=True, gc=False):
 
     Attributes:
         place: this node's name and zone.
-        mode: the dataplane in force, which decides what schedulers there are.
+        mode: the dataplane in force.
+        wanted_mode: the one that the configuration asks for.
+        schedulers: those that the node has in the mode in force.
         scheduler: for Services that ask for none.
+        scheduler_flags: likewise.
         masquerade_all: every connection to a cluster IP is masqueraded.
         pod_families: the IP families of which pod networks are known.
         addresses: the node's own addresses.
@@ -34,7 +38,10 @@ class Context(msgspec.Struct, frozen=True, gc=False):
 
     place: Place
     mode: Mode = "nftables"
+    wanted_mode: Mode = "nftables"
+    schedulers: tuple[str, ...] = SCHEDULERS["nftables"]
     scheduler: str = "random"
+    scheduler_flags: tuple[str, ...] = ()
     masquerade_all: bool = False
     pod_families: frozenset[Family] = frozenset()
     addresses: tuple[str, ...] = ()
@@ -48,6 +55,7 @@ def build_context(
     addresses: tuple[str, ...],
     *,
     mode: Mode,
+    schedulers: tuple[str, ...],
 ) -> Context:
     """Gather the context.
 
@@ -58,12 +66,16 @@ def build_context(
         node: its Node object, if there is one.
         addresses: its own addresses.
         mode: the dataplane in force, whatever the configuration asks for.
+        schedulers: those that the node has in this mode.
     """
     labels = dict(node.labels) if node is not None else {}
     return Context(
         place=Place(node_name, labels.get(ZONE_LABEL, "")),
         mode=mode,
-        scheduler=scheduler_in(config, mode),
+        wanted_mode=config.mode,
+        schedulers=schedulers,
+        scheduler=scheduler_in(config, mode, schedulers),
+        scheduler_flags=config.ipvs.scheduler_flags,
         masquerade_all=config.masquerade_all,
         pod_families=frozenset(family_of(cidr) for cidr in settings.pod_cidrs),
         addresses=addresses,

@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from pointsman.api.names import SCHEDULER_ANNOTATION
-from pointsman.api.schedulers import SCHEDULERS
 from pointsman.model.address import family_of
 from pointsman.model.plan import NODE_PORT, Answer, Backend, Family, Frontend, Masquerade, Pool
 from pointsman.model.problems import Problem
 from pointsman.policy.endpoints import Choice, Target, choose, find_targets, serves
+from pointsman.policy.schedulers import schedule
 from pointsman.policy.source_ranges import allowed_sources, ranges_of
 
 if TYPE_CHECKING:
@@ -139,7 +138,8 @@ class _Planning:
         self._endpoints = 0
         self._no_local_internal: set[ServicePort] = set()
         self._no_local_external: set[ServicePort] = set()
-        self._scheduler = context.scheduler if service.scheduler is None else self._own_scheduler(service.scheduler)
+        self._scheduler, self._flags, problems = schedule(service, context)
+        self.problems += problems
 
     def tally(self) -> Tally:
         service = self._service
@@ -215,36 +215,31 @@ class _Planning:
         else:
             pool = _cluster_pool(choice)
         self._count(choice)
-        return Answer(name, self._scheduler, pool, None, service.affinity, masquerade, exclusive=True)
+        return self._answer(name, pool, None, masquerade, exclusive=True)
 
     def _external(self, port: ServicePort, name: str, choice: Choice) -> Answer:
         service = self._service
         pool = _cluster_pool(choice)
         if not service.external_local:
-            return Answer(name, self._scheduler, pool, None, service.affinity, "always")
+            return self._answer(name, pool, None, "always")
         outside = _local_pool(choice)
         if outside.when_empty == "drop" and not choice.local:
             self._no_local_external.add(port)
-        return Answer(name, self._scheduler, pool, outside, service.affinity, "node")
+        return self._answer(name, pool, outside, "node")
+
+    def _answer(
+        self, name: str, pool: Pool, outside: Pool | None, masquerade: Masquerade, *, exclusive: bool = False
+    ) -> Answer:  # fmt: skip
+        affinity = self._service.affinity
+        return Answer(
+            name, self._scheduler, pool, outside, affinity, masquerade, exclusive, scheduler_flags=self._flags
+        )  # fmt: skip
 
     def _count(self, choice: Choice) -> None:
         if choice.local and choice.cluster:
             self._endpoints += len({target.backend for target in (*choice.local, *choice.cluster)})
         else:
             self._endpoints += len(choice.local or choice.cluster or ())
-
-    def _own_scheduler(self, wanted: str) -> str:
-        context = self._context
-        valid = SCHEDULERS[context.mode]
-        if wanted in valid:
-            return wanted
-        self._note(
-            f"metadata.annotations[{SCHEDULER_ANNOTATION}]",
-            f'"{wanted}" is no scheduler of mode {context.mode}; "{context.scheduler}" is used',
-            f"write one of {', '.join(valid)}",
-            "this annotation",
-        )
-        return context.scheduler
 
     def _allowed_sources(self, family: Family, balancer_ips: tuple[str, ...]) -> tuple[str, ...] | None:
         ranges = ranges_of(self._service.source_ranges, family)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from pointsman.api.nodeproxy import NodeProxy
 from pointsman.api.proxyconfig import ProxyConfig
+from pointsman.api.schedulers import SCHEDULERS
 from pointsman.model.objects import (
     Endpoints,
     EndpointSlice,
@@ -30,7 +31,7 @@ from pointsman.policy.frontends import NOTHING, ServicePlan, plan_service
 from pointsman.policy.store import Entry, Store
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from pointsman.api.names import Mode
     from pointsman.api.proxyconfig import NodeConfiguration
@@ -49,7 +50,7 @@ class Planner:
         config: the configuration to use, whatever ProxyConfig objects there are, until this node has a NodeProxy.
         addresses: the node's own addresses (the most important of each family first), used while there is no Node
             object that has any.
-        mode: the dataplane in force, whatever the configuration asks for; it decides what schedulers there are.
+        mode: the dataplane in force, whatever the configuration asks for, until `use` says another one.
     """
 
     def __init__(
@@ -103,6 +104,22 @@ class Planner:
                 self._put_pod(key.namespace, key.name, None)
             case _:
                 self._remove_from_cluster(key)
+
+    def use(self, mode: Mode, schedulers: Collection[str]) -> None:
+        """Plan for a mode, and the schedulers that the node has there; what is so already changes nothing.
+
+        Another mode has other schedulers and other defaults, so that everything is planned anew by the next `take`.
+        """
+        cluster = self._cluster
+        there = tuple(name for name in SCHEDULERS[mode] if name in schedulers)
+        if (mode, there) != (cluster.mode, cluster.schedulers):
+            cluster.mode, cluster.schedulers = mode, there
+            self._cluster_changed = True
+
+    def resolve(self) -> None:
+        """Bring `config` up to date with the objects, and no more than that: `take` does the rest."""
+        if self._cluster_changed:
+            self._cluster.resolve()
 
     def take(self) -> Delta:
         """Bring the plan up to date; return what changed since the last call."""

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Final
 
 from pointsman.api.schedulers import DEFAULT_SCHEDULER, SCHEDULERS
 from pointsman.model.address import family_of
-from pointsman.model.plan import IPV4, IPV6, NodeSettings
+from pointsman.model.plan import IPV4, IPV6, IpvsSettings, NodeSettings
 from pointsman.model.problems import Problem
+from pointsman.policy.schedulers import not_there, remedy_for, scheduler_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 _EVERYWHERE: Final = ("0.0.0.0/0", "::/0")
 _LOOPBACK: Final = ("127.0.0.0/8", "::1/128")
+_WITHOUT_LOOPBACK: Final = ("nftables", "ipvs")
+"""Modes without node ports on loopback; in kube-proxy they are the same (KEP-3866, `pkg/proxy/ipvs/README.md`)."""
 _FIELD: Final = "spec.nodePortAddresses"
 
 
@@ -49,6 +52,8 @@ def node_settings(
         service_cidrs=_distinct(networks),
         node_port_cidrs=_distinct(_node_port_cidrs(config, addresses, mode)),
         drop_invalid=not config.conntrack.tcp_be_liberal,
+        sync_period=config.sync_period,
+        ipvs=_ipvs(config),
     )
 
 
@@ -60,6 +65,7 @@ def settings_problems(
     node_name: str,
     node_ports: bool,
     mode: Mode = "nftables",
+    schedulers: tuple[str, ...] | None = None,
 ) -> list[Problem]:
     """Say what is wrong with the configuration on this node.
 
@@ -70,16 +76,18 @@ def settings_problems(
         node_name: this node's name.
         node_ports: some Service has a node port.
         mode: the dataplane in force.
+        schedulers: those that the node has in this mode; None: all of them.
     """
     wanted = config.node_port_addresses_in(mode)
     problems = _mode_problems(config, configured_by, mode)
-    if "localhost" in wanted and mode == "nftables":
+    problems += _scheduler_problems(config, configured_by, mode, SCHEDULERS[mode] if schedulers is None else schedulers)
+    if "localhost" in wanted and mode in _WITHOUT_LOOPBACK:
         problems.append(
             Problem(
                 source="",
                 object=configured_by,
                 field=_FIELD,
-                message='"localhost": node ports on loopback are not served in mode nftables',
+                message=f'"localhost": node ports on loopback are not served in mode {mode}',
                 remedy="connect to an address of the node",
                 dropped="this entry",
             )
@@ -98,11 +106,6 @@ def settings_problems(
     return problems
 
 
-def scheduler_in(config: NodeConfiguration, mode: Mode) -> str:
-    """Return the scheduler for Services that ask for none: the configured one if `mode` has it, or its default."""
-    return config.scheduler if config.scheduler in SCHEDULERS[mode] else DEFAULT_SCHEDULER[mode]
-
-
 def primary_addresses(addresses: Iterable[str]) -> tuple[str, ...]:
     """Return the first address of each family, as kube-proxy understands ``primary`` (KEP-3866)."""
     first: dict[int, str] = {}
@@ -112,32 +115,52 @@ def primary_addresses(addresses: Iterable[str]) -> tuple[str, ...]:
 
 
 def _mode_problems(config: NodeConfiguration, configured_by: str, mode: Mode) -> list[Problem]:
-    """Say what a configuration for one mode means while another one is in force."""
-    problems = []
-    if config.mode != mode and mode not in config.fallback_modes:
-        problems.append(
-            Problem(
-                source="",
-                object=configured_by,
-                field="spec.mode",
-                message=f"{config.mode} is not there yet; {mode} is in force",
-                remedy=f"write {mode}, or leave the field out",
-                dropped="the mode",
-            )
+    """Tell of a mode in force that nobody asked for. One of the fallbacks is no problem: `ModeInForce` says it."""
+    fallbacks = config.fallback_modes_in_force()
+    if mode in (config.mode, *fallbacks):
+        return []
+    asked = ", ".join(dict.fromkeys((config.mode, *fallbacks)))
+    return [
+        Problem(
+            source="",
+            object=configured_by,
+            field="spec.mode",
+            message=f"this node supports none of {asked}; {mode} is in force",
+            remedy=f"see ModeInForce of its NodeProxy, or write {mode} into spec.mode or spec.fallbackModes",
+            dropped="the mode",
         )
-    if config.scheduler and config.scheduler not in SCHEDULERS[mode]:
-        problems.append(
-            Problem(
-                source="",
-                object=configured_by,
-                field="spec.scheduler",
-                message=f'"{config.scheduler}" is no scheduler of mode {mode}, which is in force; '
-                f'"{scheduler_in(config, mode)}" is used',
-                remedy=f"write one of {', '.join(SCHEDULERS[mode])}, or leave the field out",
-                dropped="the scheduler",
-            )
+    ]
+
+
+def _scheduler_problems(
+    config: NodeConfiguration, configured_by: str, mode: Mode, schedulers: tuple[str, ...]
+) -> list[Problem]:  # fmt: skip
+    """Tell of the scheduler for all Services, where another one has to be used."""
+    wanted = config.scheduler or DEFAULT_SCHEDULER[mode]
+    used = scheduler_in(config, mode, schedulers)
+    if used == wanted:
+        return []
+    return [
+        Problem(
+            source="",
+            object=configured_by,
+            field="spec.scheduler",
+            message=not_there(wanted, used, mode),
+            remedy=remedy_for(wanted, mode, config.mode),
+            dropped="the scheduler",
         )
-    return problems
+    ]
+
+
+def _ipvs(config: NodeConfiguration) -> IpvsSettings:
+    ipvs = config.ipvs
+    return IpvsSettings(
+        exclude_cidrs=_distinct(ipvs.exclude_cidrs),
+        graceful_termination=ipvs.graceful_termination,
+        tcp_timeout=ipvs.tcp_timeout,
+        tcp_fin_timeout=ipvs.tcp_fin_timeout,
+        udp_timeout=ipvs.udp_timeout,
+    )
 
 
 def _node_port_cidrs(config: NodeConfiguration, addresses: tuple[str, ...], mode: Mode) -> list[str]:
@@ -149,7 +172,7 @@ def _node_port_cidrs(config: NodeConfiguration, addresses: tuple[str, ...], mode
             case "all":
                 cidrs += _EVERYWHERE
             case "localhost":
-                cidrs += _LOOPBACK if mode != "nftables" else ()
+                cidrs += _LOOPBACK if mode not in _WITHOUT_LOOPBACK else ()
             case network:
                 cidrs.append(network)
     return cidrs

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from pointsman.controller.admission.picture import Picture
     from pointsman.model.objects import Service
 
-_MODES: Final[tuple[Mode, ...]] = ("nftables",)
-"""What this release's agents have; whatever else a ProxyConfig asks for, they are in the first of these."""
+_MODES: Final[tuple[Mode, ...]] = ("nftables", "ipvs")
+"""What this release's agents have."""
 _NAMED: Final = 5
 """Objects that a warning names."""
 
@@ -61,8 +61,10 @@ def _cause(problem: FieldProblem) -> Cause:
 
 
 def _mode_warnings(config: ProxyConfig) -> Iterator[str]:
-    if config.spec.mode not in _MODES:
-        yield f"spec.mode: {config.spec.mode} is not in this release: nodes are in mode {_MODES[0]}"
+    wanted = config.spec.mode
+    if wanted not in _MODES:
+        used = next((mode for mode in config.spec.fallback_modes_in_force() if mode in _MODES), _MODES[0])
+        yield f"spec.mode: {wanted} is not in this release: nodes are in mode {used}"
 
 
 def _cluster_warnings(config: ProxyConfig, picture: Picture) -> Iterator[str]:

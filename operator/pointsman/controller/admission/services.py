@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from pointsman.api.names import SCHEDULER_ANNOTATION
+from pointsman.api.names import SCHEDULER_ANNOTATION, SCHEDULER_FLAGS_ANNOTATION
 from pointsman.api.proxyconfig import ProxyConfigSpec
-from pointsman.api.schedulers import SCHEDULERS
+from pointsman.api.schedulers import SCHEDULER_FLAGS, SCHEDULERS, nearest
 from pointsman.controller.admission.causes import Cause, Verdict, duplicate, invalid, not_supported, shown
 from pointsman.model.convert_service import MAX_AFFINITY
 
@@ -24,9 +24,12 @@ if TYPE_CHECKING:
     from pointsman.controller.admission.written import Facts, NodePort
 
 _SCHEDULER_FIELD: Final = f"metadata.annotations[{SCHEDULER_ANNOTATION}]"
+_FLAGS_FIELD: Final = f"metadata.annotations[{SCHEDULER_FLAGS_ANNOTATION}]"
 _TIMEOUT_FIELD: Final = "spec.sessionAffinityConfig.clientIP.timeoutSeconds"
 _OUT_OF_RANGE: Final = "provided port is not in the valid range. The range of valid ports is"
 _ALLOCATED: Final = "provided port is already allocated"
+_MOST_FLAGS: Final = 8
+"""Unknown flags that are named; an annotation has room for a hundred thousand."""
 _TRIES: Final = 4096
 """Ports that are looked at to find a free one to propose."""
 
@@ -51,6 +54,7 @@ def review_service(name: str, namespace: str, new: Facts, old: Facts, picture: P
     review.doubles_among(ports)
     review.affinity()
     review.scheduler()
+    review.scheduler_flags()
     return Verdict(tuple(review.causes), tuple(review.warnings))
 
 
@@ -122,8 +126,19 @@ class _Review:
             if scheduler not in SCHEDULERS[mode]:
                 self.warnings.append(
                     f"{_SCHEDULER_FIELD}: {shown(scheduler)} is no scheduler of mode {mode}; "
-                    f"the nodes of ProxyConfig {config} use another one while they are in that mode"
+                    f"the nodes of ProxyConfig {config} use {nearest(scheduler, mode, SCHEDULERS[mode])} "
+                    "while they are in that mode"
                 )
+
+    def scheduler_flags(self) -> None:
+        """There are such flags, and they are for the scheduler that the Service asks for."""
+        flags, scheduler = self._new.scheduler_flags, self._new.scheduler
+        for flag in [flag for flag in flags if flag not in SCHEDULER_FLAGS][:_MOST_FLAGS]:
+            cause = not_supported(_FLAGS_FIELD, flag, SCHEDULER_FLAGS)
+            self._add(cause, is_old=flag in self._old.scheduler_flags)
+        unfit = [flag for flag in flags if scheduler and SCHEDULER_FLAGS.get(flag, scheduler) != scheduler]
+        if unfit:
+            self.warnings.append(f"{_FLAGS_FIELD}: {', '.join(unfit)}: without effect on scheduler {shown(scheduler)}")
 
     def _advice(self, port: NodePort, ranges: tuple[tuple[str, PortRange], ...]) -> str:
         """Say what to do about a port that nobody wrote."""
@@ -151,4 +166,4 @@ def _modes_by_config(configs: tuple[ProxyConfig, ...]) -> Iterator[tuple[str, tu
     if not configs:
         yield "", (ProxyConfigSpec().mode,)
     for config in configs:
-        yield config.name, (config.spec.mode, *config.spec.fallback_modes)
+        yield config.name, (config.spec.mode, *config.spec.fallback_modes_in_force())

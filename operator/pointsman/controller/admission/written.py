@@ -9,6 +9,7 @@ import msgspec
 
 from pointsman.model import raw
 from pointsman.model.convert import not_ours
+from pointsman.model.convert_service import split_flags
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -58,6 +59,7 @@ class Facts(NamedTuple):
 
     node_ports: tuple[NodePort, ...] = ()
     scheduler: str = ""
+    scheduler_flags: tuple[str, ...] = ()
     affinity_timeout: int | None = None
 
 
@@ -75,6 +77,7 @@ def facts(service: WrittenService) -> Facts:
     return Facts(
         node_ports=tuple(_node_ports(spec, _Asked(metadata.managed_fields))),
         scheduler=(annotations.scheduler or "") if annotations else "",
+        scheduler_flags=split_flags(annotations.scheduler_flags or "") if annotations else (),
         affinity_timeout=config.timeout_seconds if config and spec.session_affinity == "ClientIP" else None,
     )
 
