@@ -51,6 +51,7 @@ def test_what_is_told_of_a_node() -> None:
     two = {"address": "10.0.0.2", "port": 8080, "weight": 0, "connections": 2, "active": 1, "inactive": 4}
     assert frontends[1] == {
         "servicePort": "default/web:http",
+        "family": 4,
         "address": "10.96.0.1",
         "port": 80,
         "protocol": "tcp",

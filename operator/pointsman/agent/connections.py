@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from pointsman.dataplane.protocol import DataplaneError, ServerTraffic, Traffic
+from pointsman.model.plan import Family
 from pointsman.model.problems import Problem
 from pointsman.process.http import Response
 
@@ -61,6 +62,7 @@ class CountedFrontend(msgspec.Struct, frozen=True, gc=False, rename="camel"):
 
     Attributes:
         service_port: ``namespace/name`` or ``namespace/name:port``.
+        family: IP version, 4 or 6.
         address, port, protocol: where clients connect to; the address ``*`` stands for all node-port addresses.
         scheduler: the one in force.
         connections: new connections since the kernel has counted them, refused ones included.
@@ -68,6 +70,7 @@ class CountedFrontend(msgspec.Struct, frozen=True, gc=False, rename="camel"):
     """
 
     service_port: str
+    family: Family
     address: str
     port: int
     protocol: str
@@ -122,6 +125,7 @@ def connections_of(node: str, reading: Reading) -> Connections:
     frontends = tuple(
         CountedFrontend(
             answer.service_port,
+            frontend.family,
             frontend.address,
             frontend.port,
             frontend.protocol,
