@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from pointsman.api.proxyconfig import Conntrack
-from pointsman.dataplane.sysctl import apply_conntrack, check_forwarding
+from pointsman.api.proxyconfig import Conntrack, Ipvs
+from pointsman.dataplane.sysctl import apply_conntrack, apply_ipvs, check_forwarding
 
 KERNEL = {
     "max": 65536,
@@ -127,3 +127,100 @@ def test_forwarding_that_is_off_is_reported_and_left(root: Path) -> None:
 
 def test_a_kernel_without_ipv6_has_no_forwarding_problem(tmp_path: Path) -> None:
     assert check_forwarding(root=tmp_path) == ()
+
+
+IPVS = {"conntrack": 0, "conn_reuse_mode": 1, "expire_nodest_conn": 0, "expire_quiescent_template": 0}
+ON = {"conntrack": 1, "conn_reuse_mode": 1, "expire_nodest_conn": 1, "expire_quiescent_template": 1}
+
+
+@pytest.fixture
+def ipvs(root: Path) -> Path:
+    for name, value in IPVS.items():
+        write(root, f"net/ipv4/vs/{name}", value)
+    write(root, "net/ipv4/ip_forward", 0)
+    write(root, "net/ipv4/conf/all/arp_ignore", 0)
+    write(root, "net/ipv4/conf/all/arp_announce", 0)
+    return root
+
+
+def values(root: Path, *names: str) -> list[int]:
+    return [int((root / "net/ipv4" / name).read_text()) for name in names]
+
+
+@pytest.mark.parametrize(
+    ("release", "reuse"),
+    [
+        ("6.1.0-18-amd64", 1),
+        ("5.10.0", 1),
+        ("5.9", 1),
+        ("5.8.18-generic", 0),
+        ("4.18.0-553.el8_10.x86_64", 0),
+        ("4.1.0", 0),
+        ("4.0.9", 1),
+        ("3.10.0-1160.el7", 1),
+        ("unreadable", 1),
+    ],
+)
+def test_ipvs_gets_what_kube_proxy_sets(ipvs: Path, release: str, reuse: int) -> None:
+    assert apply_ipvs(Ipvs(), ipvs, release) == ()
+    assert values(ipvs, *(f"vs/{name}" for name in IPVS)) == list({**ON, "conn_reuse_mode": reuse}.values())
+    assert values(ipvs, "ip_forward", "conf/all/arp_ignore", "conf/all/arp_announce") == [1, 0, 0]
+
+
+def test_strict_arp_is_set_when_asked(ipvs: Path) -> None:
+    assert apply_ipvs(Ipvs(strict_arp=True), ipvs, "6.1.0") == ()
+    assert values(ipvs, "conf/all/arp_ignore", "conf/all/arp_announce") == [1, 2]
+
+
+def test_what_is_right_for_ipvs_is_not_written(ipvs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert apply_ipvs(Ipvs(strict_arp=True), ipvs, "5.4.0") == ()
+    monkeypatch.setattr(Path, "write_text", lambda *_: pytest.fail("written"))
+    assert apply_ipvs(Ipvs(strict_arp=True), ipvs, "5.4.0") == ()
+
+
+def test_a_missing_ipvs_is_one_problem_and_the_rest_is_set(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(root, "net/ipv4/ip_forward", 0)
+    (problem,) = apply_ipvs(Ipvs(), root, "5.4.0")
+    assert "net/ipv4/vs is not there, so that none of net.ipv4.vs.* could be set" in problem.message
+    assert "modprobe ip_vs" in problem.remedy
+    assert values(root, "ip_forward") == [1]
+    write(root, "net/ipv4/ip_forward", 0)
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(Path, "write_text", refuse)
+    assert [problem.message.split()[0] for problem in apply_ipvs(Ipvs(), root, "6.1.0")][1:] == ["net.ipv4.ip_forward"]
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EROFS])
+def test_ipvs_parameters_that_may_not_be_written_are_each_reported(
+    ipvs: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(Path, "write_text", refuse)
+    found = apply_ipvs(Ipvs(strict_arp=True), ipvs, "6.1.0")
+    wanted = [
+        "net.ipv4.vs.conntrack=1",
+        "net.ipv4.vs.expire_nodest_conn=1",
+        "net.ipv4.vs.expire_quiescent_template=1",
+        "net.ipv4.ip_forward=1",
+        "net.ipv4.conf.all.arp_ignore=1",
+        "net.ipv4.conf.all.arp_announce=2",
+    ]
+    assert [problem.remedy for problem in found] == [
+        f"run `sysctl -w {setting}` on the node, or let the agent write there (--sysctl-root)" for setting in wanted
+    ]
+    assert {problem.field for problem in found} == {"spec.mode", "spec.ipvs.strictARP"}
+    assert all(os.strerror(code) in problem.message for problem in found)
+
+
+def test_another_refusal_for_ipvs_says_where_to_look(ipvs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+    monkeypatch.setattr(Path, "write_text", refuse)
+    found = apply_ipvs(Ipvs(), ipvs, "6.1.0")
+    assert found[0].remedy == "see why `sysctl -w net.ipv4.vs.conntrack=1` fails on the node"

@@ -1,4 +1,4 @@
-"""Kernel parameters under /proc/sys: those of connection tracking are set when asked for, forwarding is looked at.
+"""Kernel parameters under /proc/sys: some are set, as the configuration or the mode `ipvs` asks; forwarding is read.
 
 A parameter that is missing or that may not be written is reported, and the rest goes on: a node with a read-only
 /proc/sys still proxies (kube-proxy ends there, again and again).
@@ -9,15 +9,17 @@ from __future__ import annotations
 import errno
 import math
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from pointsman.model.plan import IPV4
 from pointsman.model.problems import Problem
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
 
-    from pointsman.api.proxyconfig import Conntrack
+    from pointsman.api.proxyconfig import Conntrack, Ipvs
     from pointsman.model.plan import Family
 
 SYSCTL_ROOT: Final = Path("/proc/sys")
@@ -26,6 +28,10 @@ _PREFIX: Final = "net.netfilter.nf_conntrack_"
 _ENTRIES_FOR_EACH_BUCKET: Final = 4  # the kernel's own measure (nf_conntrack_init_start), and kube-proxy's
 _FORWARDING: Final[Mapping[Family, str]] = {4: "net.ipv4.ip_forward", 6: "net.ipv6.conf.all.forwarding"}
 _MODULE_REMEDY: Final = "load the kernel module nf_conntrack, or take the field out of the ProxyConfig"
+_IPVS: Final = "net.ipv4.vs"
+_REUSE_SINCE: Final = (4, 1)
+_REUSE_MENDED: Final = (5, 9)
+"""Kernels that have ``conn_reuse_mode``, and those in which it may stay as it is (torvalds/linux@35dfb013149f)."""
 
 
 def apply_conntrack(settings: Conntrack, root: Path = SYSCTL_ROOT, *, cores: int | None = None) -> tuple[Problem, ...]:
@@ -51,6 +57,28 @@ def apply_conntrack(settings: Conntrack, root: Path = SYSCTL_ROOT, *, cores: int
     return tuple(problems)
 
 
+def apply_ipvs(settings: Ipvs, root: Path, kernel_release: str) -> tuple[Problem, ...]:
+    """Set what the mode `ipvs` needs; a value that is right is not written again.
+
+    Parameters and values are kube-proxy's (``NewProxier`` in ``pkg/proxy/ipvs/proxier.go``), with its rule for
+    ``conn_reuse_mode``: 0 before Linux 5.9, where a reused client port waits for a second otherwise
+    (kubernetes/kubernetes#93297); left alone since; not there before 4.1.
+
+    Args:
+        settings: `spec.ipvs` of the node's ProxyConfig.
+        root: where the kernel's parameters are.
+        kernel_release: as ``uname -r`` has it.
+
+    Returns:
+        A problem for each parameter that could not be set. Nothing is raised.
+    """
+    found = [_set(root, field, name, value) for field, name, value in _wanted_by_ipvs(settings, kernel_release)]
+    problems = tuple(problem for problem in found if problem is not None)
+    if _path(root, _IPVS).is_dir():
+        return problems
+    return (_without_ipvs(root), *(problem for problem in problems if _IPVS not in problem.message))
+
+
 def check_forwarding(families: Collection[Family] = (4, 6), root: Path = SYSCTL_ROOT) -> tuple[Problem, ...]:
     """Report IP families that the node does not forward: connections of pods and of other machines then go nowhere.
 
@@ -68,6 +96,35 @@ def check_forwarding(families: Collection[Family] = (4, 6), root: Path = SYSCTL_
         )
         for family, name in _FORWARDING.items()
         if family in families and _read(root, name) == 0
+    )
+
+
+def _wanted_by_ipvs(settings: Ipvs, kernel_release: str) -> Iterator[tuple[str, str, int]]:
+    """List field, name and value of the parameters to set."""
+    for name in ("conntrack", "expire_nodest_conn", "expire_quiescent_template"):
+        yield "spec.mode", f"{_IPVS}.{name}", 1
+    if _REUSE_SINCE <= _version(kernel_release) < _REUSE_MENDED:
+        yield "spec.mode", f"{_IPVS}.conn_reuse_mode", 0
+    yield "spec.mode", _FORWARDING[IPV4], 1
+    if settings.strict_arp:
+        yield "spec.ipvs.strictARP", "net.ipv4.conf.all.arp_ignore", 1
+        yield "spec.ipvs.strictARP", "net.ipv4.conf.all.arp_announce", 2
+
+
+def _version(kernel_release: str) -> tuple[int, int]:
+    """Read ``6.1.0-18-amd64`` as (6, 1). What is no version counts as a new one, which leaves most alone."""
+    match = re.match(r"(\d+)\.(\d+)", kernel_release)
+    return (int(match[1]), int(match[2])) if match else _REUSE_MENDED
+
+
+def _without_ipvs(root: Path) -> Problem:
+    return Problem(
+        source="kernel",
+        object="",
+        field="spec.mode",
+        message=f"{_path(root, _IPVS)} is not there, so that none of {_IPVS}.* could be set",
+        remedy="run `modprobe ip_vs` on the node; with --sysctl-root, name the /proc/sys of the node",
+        dropped="these settings",
     )
 
 
@@ -117,10 +174,12 @@ def _set(root: Path, field: str, name: str, value: int) -> Problem | None:
 
 
 def _remedy(name: str, value: int, error: OSError) -> str:
-    if error.errno == errno.ENOENT:
+    if error.errno == errno.ENOENT and name.startswith(_PREFIX):
         return _MODULE_REMEDY
     if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
         return f"run `sysctl -w {name}={value}` on the node, or let the agent write there (--sysctl-root)"
+    if not name.startswith(_PREFIX):
+        return f"see why `sysctl -w {name}={value}` fails on the node"
     return "use a value that the kernel takes, or take the field out of the ProxyConfig"
 
 
