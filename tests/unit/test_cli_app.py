@@ -54,7 +54,7 @@ def test_the_version_is_printed() -> None:
 
 def test_the_help_names_every_command() -> None:
     output = CliRunner().invoke(app, ["--help"]).output
-    for command in ("agent", "operator", "render", "explain", "lab", "cleanup", "crds", "uninstall"):
+    for command in ("agent", "operator", "render", "explain", "top", "lab", "cleanup", "crds", "uninstall"):
         assert command in output
 
 

@@ -50,11 +50,10 @@ def command(
     from pointsman.cli.top_rows import Wanted  # noqa: PLC0415 (as above)
 
     watch = Watch(AgentClient(_address(agent)), Wanted(sort, namespace, service))
-    on_terminal = output == "text" and sys.stdout.isatty()
     try:
         if once:
             show_frame(watch.refresh(), output, pretty=True)
-        elif on_terminal:
+        elif output == "text" and _on_terminal():
             _watch_on_terminal(watch, interval)
         else:
             _watch_in_pipe(watch, output, interval)
@@ -75,6 +74,10 @@ def _address(text: str) -> Address:
     if address is None or not address.port:
         raise typer.BadParameter(f"{text!r}: write IP:PORT or [IPv6]:PORT", param_hint="--agent")
     return address
+
+
+def _on_terminal() -> bool:
+    return sys.stdout.isatty()
 
 
 class Watch:
@@ -117,7 +120,7 @@ def show_frame(frame: Frame, output: str, *, pretty: bool = False) -> None:
         text = msgspec.json.encode(frame)
         typer.echo(msgspec.json.format(text) if pretty else text)
         return
-    if sys.stdout.isatty():
+    if _on_terminal():
         console = Console()
         console.print(lay_out(frame, console))
         return
