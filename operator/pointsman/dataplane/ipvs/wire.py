@@ -79,6 +79,7 @@ _STATS_INPKTS: Final = 2
 _STATS_OUTPKTS: Final = 3
 _STATS_INBYTES: Final = 4
 _STATS_OUTBYTES: Final = 5
+_CONNECTIONS: Final = struct.pack("=HH", 12, _STATS_CONNS)
 
 CONTROLLER: Final = 0x10
 """GENL_ID_CTRL: the message type that tells all others."""
@@ -208,7 +209,7 @@ def read_dest(message: Message, family: Family) -> tuple[Real, RealCounters]:
         active=_number(data, spans[_DEST_ACTIVE]),
         inactive=_number(data, spans[_DEST_INACTIVE]),
         persistent=_number(data, spans[_DEST_PERSISTENT]),
-        connections=_counters(data, spans[_DEST_STATS64]).connections,
+        connections=_connections(data, spans[_DEST_STATS64]),
     )
 
 
@@ -381,3 +382,11 @@ def _counters(data: bytes, span: tuple[int, int]) -> Counters:
     spans = attributes(data, *span)
     kinds = (_STATS_CONNS, _STATS_INPKTS, _STATS_OUTPKTS, _STATS_INBYTES, _STATS_OUTBYTES)
     return Counters(*(_number(data, spans[kind]) for kind in kinds))
+
+
+def _connections(data: bytes, span: tuple[int, int]) -> int:
+    """Read the number of connections alone: it stands first, and there are many real servers."""
+    start = span[0]
+    if data[start : start + 4] == _CONNECTIONS:
+        return int.from_bytes(data[start + 4 : start + 12], sys.byteorder)
+    return _counters(data, span).connections
