@@ -113,6 +113,7 @@ def test_the_defaults_may_be_given_as_values(chart: Chart) -> None:
         ("agent.resources.request", {}, "at '/agent/resources': additional properties 'request' not allowed"),
         ("agent.sysctls", "yes", "at '/agent/sysctls': got string, want boolean"),
         ("agent.onUninstall", "remove", "at '/agent/onUninstall': value must be one of 'clean', 'keep'"),
+        ("agent.connectionMetrics", -1, "at '/agent/connectionMetrics': minimum: got -1, want 0"),
         ("agent.stateDir", "pointsman", "at '/agent/stateDir'"),
         ("agent.maxUnavailable", "0%", "at '/agent/maxUnavailable'"),
         ("agent.maxUnavailable", 0, "at '/agent/maxUnavailable'"),
@@ -234,6 +235,11 @@ def test_without_the_hook_for_custom_resources(chart: Chart) -> None:
     assert "pointsman-crds" not in chart.render(with_value("crds.upgrade", value=False)).text
 
 
+def test_metrics_of_connections_are_opt_in(chart: Chart) -> None:
+    assert "--connection-metrics" not in chart.render().text
+    assert "--connection-metrics=500" in chart.render(with_value("agent.connectionMetrics", 500)).agent()["args"]
+
+
 def test_without_sysctls(chart: Chart) -> None:
     rendered = chart.render(with_value("agent.sysctls", value=False))
     assert "/proc/sys" not in rendered.text
@@ -326,6 +332,8 @@ def test_metrics_that_are_scraped_answer_on_all_addresses(chart: Chart) -> None:
         assert monitors[name]["metadata"]["labels"]["release"] == "prometheus"
         assert found_by(monitors[name], service)
         assert [endpoint["port"] for endpoint in monitors[name]["spec"]["endpoints"]] == ["metrics"]
+    # Connections are those of a Service that is named, not of the one that is scraped.
+    assert monitors["pointsman-agent"]["spec"]["endpoints"][0]["honorLabels"] is True
 
 
 def found_by(monitor: Document, service: Document) -> bool:

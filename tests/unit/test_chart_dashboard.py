@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Final
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from pointsman.agent.connections import Reading
 from pointsman.agent.metrics import Metrics
 from pointsman.agent.outcome import Cleaned, Facts, Outcome
 from pointsman.api.chart_dashboard import PANELS
 from pointsman.api.proxyconfig import ProxyConfig
 from pointsman.controller.metrics import Known, OperatorMetrics
-from pointsman.dataplane.protocol import Written
+from pointsman.dataplane.protocol import ServerTraffic, Traffic, Written
+from pointsman.model.plan import Answer, Frontend, Pool
 
 if TYPE_CHECKING:
     from pointsman.api.chart_dashboard import Panel
@@ -47,6 +49,11 @@ def busy_agent() -> bytes:
     metrics.follow(Queue())
     metrics.watch_api_server(lambda: None)
     metrics.count_probe("healthz", 200)
+    traffic = {Frontend(4, "10.96.0.1", "tcp", 80): Traffic(5, {("10.0.0.1", 80): ServerTraffic(5, 1, 2, 3)})}
+    answers = {frontend: Answer("default/web", "rr", Pool()) for frontend in traffic}
+    connections = metrics.show_connections(10)
+    assert connections is not None
+    connections.count(Reading("ipvs", 1_000.0, answers, traffic))
     full, cleaned = True, (Cleaned(4, 3, 0.5),)
     metrics.count_sync(Outcome(full, frozenset({4, 6}), 0.003, 1_000.0, Written(1, 2), "", (990.0,), cleaned, facts))
     return metrics.exposition()

@@ -143,6 +143,27 @@ PANELS: Final = (
         {"{{instance}}": 'topk(5, process_resident_memory_bytes{job=~"pointsman-.*"})'},
         width=12,
     ),
+    Panel(
+        "New connections of the busiest Services", "cps",
+        {
+            "{{namespace}}/{{service}}:{{port}}": "topk(10, sum by (namespace, service, port) "
+            f"({_rate('pointsman_service_connections_total')}))"
+        },
+        width=12, text="On all nodes; with agent.connectionMetrics of the chart.",
+    ),
+    Panel(
+        "Backends with the most open connections", "short",
+        {
+            "{{namespace}}/{{service}} {{backend}}": "topk(10, sum by (namespace, service, backend) "
+            f"(pointsman_backend_active_connections{_AGENTS}))"
+        },
+        text="On all nodes, in mode ipvs: nftables does not count them.",
+    ),
+    Panel(
+        "Series left out", "short",
+        {"connections": f"max(pointsman_connection_metrics_dropped{_AGENTS})"},
+        "stat", 4, "On the node with the most of them: raise agent.connectionMetrics of the chart, or do without.",
+    ),
 )  # fmt: skip
 
 

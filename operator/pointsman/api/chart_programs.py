@@ -32,6 +32,10 @@ class Agent(Pod):
     health_port: Port = 10256
     """Port of `/healthz` and `/livez` on all addresses of the node; load balancers ask there, as they do kube-proxy."""
 
+    connection_metrics: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    """How many series of Services' and backends' connections an agent may have in its `/metrics`; 0 for none. The
+    busiest Services come first. With ten thousand Services, each scrape reads the kernel's counters for 50 ms."""
+
     max_unavailable: IntOrShare = 1
     """How many nodes may be without their agent during an update. Rules stay in force meanwhile."""
 
