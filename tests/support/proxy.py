@@ -6,16 +6,17 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from pointsman.dataplane.nftables import NftablesDataplane
 from pointsman.model.objects import ObjectKey
 from pointsman.model.parse import parse
 from pointsman.policy.planner import Planner
+from support.dataplanes import open_dataplane
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from types import TracebackType
     from typing import Self
 
+    from pointsman.api.names import Mode
     from pointsman.api.proxyconfig import ProxyConfigSpec
     from pointsman.dataplane.protocol import Written
     from pointsman.lab.network import Host
@@ -23,19 +24,23 @@ if TYPE_CHECKING:
 
 
 class Proxy:
-    """A planner and the nftables dataplane of one node; a context manager that closes the dataplane's sockets.
+    """A planner and the dataplane of one node; a context manager that closes the dataplane's sockets.
 
     Attributes:
         planner, dataplane: to look into.
     """
 
     def __init__(
-        self, node: Host, config: ProxyConfigSpec | None = None, *, addresses: tuple[str, ...] | None = None
+        self,
+        node: Host,
+        config: ProxyConfigSpec | None = None,
+        *,
+        addresses: tuple[str, ...] | None = None,
+        mode: Mode = "nftables",
     ) -> None:
-        with node.namespace.entered():
-            self.dataplane = NftablesDataplane()
+        self.dataplane = open_dataplane(node, mode)
         found = node.addresses if addresses is None else addresses
-        self.planner = Planner(node.name, config=config, addresses=found)
+        self.planner = Planner(node.name, config=config, addresses=found, mode=mode)
         self._adopted = False
 
     def __enter__(self) -> Self:

@@ -139,7 +139,7 @@ def _marking(family: Family) -> Chains:
     return {
         "save-mark": [f"update @saved-marks {{ {saved} : meta mark }}"],
         "set-mark": [
-            f"meta mark != 0 {key} @marks jump save-mark",
+            "meta mark != 0 jump save-mark",
             f"meta mark set {key} map @marks",
         ],
         "mark-inside": [f"{ip} saddr @pod-cidrs goto set-mark", "fib saddr type local goto set-mark"],

@@ -1,0 +1,43 @@
+"""Dataplanes in a node's namespace, for tests that call them from anywhere."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any, cast
+
+from pointsman.dataplane.ipvs import IpvsDataplane
+from pointsman.dataplane.nftables import NftablesDataplane
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pointsman.api.names import Mode
+    from pointsman.dataplane.protocol import Dataplane
+    from pointsman.lab.network import Host
+
+
+def open_dataplane(node: Host, mode: Mode, *, clock: Callable[[], float] = time.monotonic) -> Dataplane:
+    """Open a dataplane in a node's namespace; it can be used from anywhere."""
+    with node.namespace.entered():
+        if mode == "nftables":
+            return NftablesDataplane()
+        return cast("Dataplane", _Entered(IpvsDataplane(clock=clock), node))
+
+
+class _Entered:
+    """A dataplane of which every call is made in a node's namespace: some of the kernel's files are the caller's."""
+
+    def __init__(self, dataplane: IpvsDataplane, node: Host) -> None:
+        self._dataplane = dataplane
+        self._node = node
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever the dataplane has
+        found = getattr(self._dataplane, name)
+        if not callable(found):
+            return found
+
+        def call(*arguments: object, **named: object) -> object:
+            with self._node.namespace.entered():
+                return found(*arguments, **named)
+
+        return call
