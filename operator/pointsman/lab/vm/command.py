@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping  # noqa: TC003 - a struct's fields are read at run time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -81,7 +81,7 @@ def boot_command(virtme: Path, kernel: Kernel, shared: Path, limit: int) -> list
         limit: seconds that the job may take.
     """
     command = [str(virtme), "--kimg", str(kernel.image), "--mods", "auto"]
-    # Never KVM: a machine that is virtual itself may offer it and then hang. A microvm has no PCI, without which Debian's
+    # Never KVM: a machine that is virtual itself may offer it and then hang. A microvm has no PCI, without which this
     # kernel finds no device.
     command += ["--disable-kvm", "--disable-microvm", "--force-9p", "--disable-monitor", "--show-boot-console"]
     command += ["--cpus", str(PROCESSORS), "--memory", MEMORY]

@@ -1,0 +1,27 @@
+"""The ground of the vm tier: a guest with a stock Debian kernel, which has IPVS. One boot runs all tests.
+
+On the host nothing here runs; the tests are collected, run in the guest, and count with what they report there.
+See `support.guest_reports`.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kernel.conftest import _needs, ground, network, servers
+from support.guest_reports import EVENTS, Host, Sender
+
+if TYPE_CHECKING:
+    import pytest
+
+__all__ = ["_needs", "ground", "network", "servers"]  # what the kernel tier's tests stand on, here too
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if descriptor := os.environ.get(EVENTS):
+        plugin: object = Sender(config, os.fdopen(int(descriptor), "w", encoding="utf-8"))
+    else:
+        plugin = Host(config, Path(__file__).parent)
+    config.pluginmanager.register(plugin, "pointsman-guest")
