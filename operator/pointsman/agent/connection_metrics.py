@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from pointsman.agent.connections import joined
 from pointsman.model.plan import NODE_PORT
 from pointsman.process.exposition import counter, gauge
 
@@ -109,7 +110,7 @@ class ConnectionMetrics:
             yield _SERVICE, total.labels, total.connections
             busiest = sorted(total.backends.items(), key=lambda each: (-each[1].connections, each[0]))
             for (address, port), backend in busiest:
-                labels = (*total.labels, f"[{address}]:{port}" if ":" in address else f"{address}:{port}")
+                labels = (*total.labels, joined(address, port))
                 yield _BACKEND, labels, backend.connections
                 if backend.active is not None and backend.inactive is not None:
                     yield _ACTIVE, labels, backend.active

@@ -9,6 +9,7 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
+from pointsman.agent.connections import joined
 from pointsman.cli.top_rows import BackendTraffic, ServiceTraffic
 
 if TYPE_CHECKING:
@@ -152,11 +153,6 @@ def _address(service: ServiceTraffic) -> str:
     first, *more = service.frontends
     where = f"{joined(first.address, first.port)}/{service.protocol}"
     return f"{where} +{len(more)}" if more else where
-
-
-def joined(address: str, port: int) -> str:
-    """Write an address with its port; IPv6 in brackets."""
-    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
 def amount(number: int | None) -> str:
