@@ -97,7 +97,10 @@ _ADDRESS_BYTES: Final[Mapping[Family, int]] = MappingProxyType({IPV4: 4, IPV6: 1
 
 
 class Counters(NamedTuple):
-    """What a virtual server has got since it was made, in connections, packets and octets of payload and headers."""
+    """What a virtual server has got since it was made, in connections, packets and octets of payload and headers.
+
+    The kernel adds it up every two seconds, and not at all while ``net.ipv4.vs.run_estimation`` is 0.
+    """
 
     connections: int
     packets_in: int
@@ -114,7 +117,7 @@ class RealCounters(NamedTuple):
         active: connections that are established now.
         inactive: connections in any other state.
         persistent: clients that persistence binds to it now.
-        connections: new connections since it was made.
+        connections: new connections since it was made, added up as in `Counters`.
     """
 
     weight: int
