@@ -47,7 +47,7 @@ class Memory:
         self.fault: Exception | None = None
 
     def kernel(self) -> Kernel:
-        return Kernel(lambda: self, lambda: self, lambda _config, _families: ())
+        return Kernel({"nftables": lambda: self}, lambda: self, lambda _config, _families, _mode: ())
 
     def support(self) -> Support:
         return Support(available=True)
@@ -60,6 +60,9 @@ class Memory:
 
     def disturbed(self) -> bool:
         return False
+
+    def tend(self) -> None:
+        pass
 
     def cleanup(self) -> None:
         if self.fault is not None:
@@ -172,10 +175,29 @@ def test_the_status_follows_what_is_in_force(cluster: Cluster) -> None:
         assert cluster.status["mode"] == "nftables"
         cluster.tell(cluster.node_proxy(2, mode="ipvs"))
         await until(lambda: cluster.status["observedGeneration"] == 2)
+        assert cluster.ready() == "Ready=True/Programmed ModeInForce=True/FellBack"
+        cluster.tell(cluster.node_proxy(3, mode="ipvs", fallbackModes=["iptables"]))
+        await until(lambda: cluster.status["observedGeneration"] == 3)
         assert cluster.ready() == "Ready=True/Programmed ModeInForce=False/ModeNotSupported"
 
     run(cluster, scenario)
     assert LEASE in cluster.writes.objects
+
+
+def test_a_mode_that_is_not_there_is_an_event_on_the_node(cluster: Cluster) -> None:
+    def told() -> list[tuple[str, str]]:
+        path = "/apis/events.k8s.io/v1/namespaces/default/events"
+        events = [body for _, verb, where, body in cluster.writes.calls if (verb, where) == ("post", path)]
+        return [(event["reason"], event["regarding"]["name"]) for event in events]
+
+    async def scenario() -> None:
+        cluster.tell(WEB, cluster.node_proxy(mode="ipvs"))
+        await until(told)
+        cluster.tell(cluster.node_proxy(2, mode="nftables"))
+        await until(lambda: len(told()) == 2)
+
+    run(cluster, scenario)
+    assert told() == [("ProxyModeFellBack", "node-1"), ("ProxyModeInForce", "node-1")]
 
 
 def test_news_of_its_own_status_is_no_reason_for_a_sync(cluster: Cluster) -> None:
@@ -231,7 +253,7 @@ def test_the_last_node_proxy_is_in_force_after_a_restart_alone(
     async def alone() -> None:
         # Of all that the API server has, it tells of the Service: what else is in force comes from the file.
         cluster.tell(WEB)
-        await until(lambda: "ipvs is not there yet" in caplog.text)
+        await until(lambda: "mode ipvs is wanted, mode nftables is in force" in caplog.text)
         assert "going on with the last configuration (ProxyConfig default)" in caplog.text
         cluster.tell(cluster.node_proxy(4, proxyConfig="other"))
         await until(lambda: '"proxyConfig": "other"' in (tmp_path / FILE_NAME).read_text())
@@ -263,7 +285,7 @@ def test_a_node_proxy_that_is_deleted_stays_in_force(cluster: Cluster) -> None:
         cluster.writes.objects[PATH] = {**kept, "status": {}}
         cluster.tell(cluster.node_proxy(1, mode="ipvs"))
         await until(lambda: cluster.status)
-        assert "ModeNotSupported" in cluster.ready()
+        assert "FellBack" in cluster.ready()
 
     run(cluster, scenario)
 

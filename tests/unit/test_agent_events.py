@@ -2,14 +2,19 @@ from __future__ import annotations
 
 import asyncio
 import random
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pointsman.agent.events import ServiceEvents
+from pointsman.agent.events import Event, Events, ModeNews, failed_check
+from pointsman.agent.outcome import Facts
 from pointsman.model.problems import Problem
+from pointsman.policy.counts import Counts
 from pointsman.sources.apiserver.client import ApiError, Unreachable
 from support.writes import FakeWrites, OverError, ScriptedClock
+
+if TYPE_CHECKING:
+    from pointsman.api.names import Mode
 
 EVENTS = "/apis/events.k8s.io/v1/namespaces/shop/events"
 
@@ -23,10 +28,14 @@ class Script:
     def __init__(self, end: float) -> None:
         self.clock = ScriptedClock(end)
         self.writes = FakeWrites(self.clock)
-        self.events = ServiceEvents(self.writes, "node-1", self.clock, random.Random(1))  # noqa: S311 (not for secrets)
+        self.events = Events(self.writes, "node-1", self.clock, random.Random(1))  # noqa: S311 (not for secrets)
 
     def at(self, time: float, failures: dict[str, Problem]) -> None:
-        self.clock.at(time, lambda: self.events.tell(failures))
+        events = [failed_check("node-1", *each) for each in failures.items()]
+        self.clock.at(time, lambda: self.events.tell("checks", events))
+
+    def mode_at(self, time: float, event: Event | None) -> None:
+        self.clock.at(time, lambda: self.events.tell("mode", () if event is None else (event,)))
 
     def run(self) -> list[tuple[float, Any]]:
         with pytest.raises(OverError):
@@ -95,3 +104,64 @@ def test_names_and_notes_stay_within_the_api_servers_limits() -> None:
     ((_, event),) = script.run()
     assert len(event["metadata"]["name"]) <= 253
     assert len(event["note"].encode()) < 1024
+
+
+def facts(mode: Mode, wanted: Mode | None, why: str = "") -> Facts:
+    counts = Counts(0, 0, 0, 0, 0)
+    return Facts(
+        mode, counts, {}, (), node_leaving=False, min_sync_period=0.05, sync_period=30.0, wanted=wanted, why=why
+    )  # fmt: skip
+
+
+FALLBACK = facts("nftables", "ipvs", "ipvs: no IPVS in this kernel; run `modprobe ip_vs`")
+NODE_EVENTS = "/apis/events.k8s.io/v1/namespaces/default/events"
+
+
+def test_a_node_in_the_wanted_mode_has_no_news() -> None:
+    news = ModeNews("node-1")
+    assert [news.event(each) for each in (facts("ipvs", "ipvs"), facts("nftables", None))] == [None, None]
+
+
+def test_a_mode_that_is_not_there_is_told_on_the_node() -> None:
+    script = Script(10.0)
+    script.writes.objects["/api/v1/nodes/node-1"] = {"metadata": {"uid": "node-uid"}}
+    script.mode_at(1.0, ModeNews("node-1").event(FALLBACK))
+    ((_, event),) = script.run()
+    assert script.writes.calls[0][2] == NODE_EVENTS
+    assert event.pop("metadata")["namespace"] == "default"
+    assert event == {
+        "apiVersion": "events.k8s.io/v1",
+        "kind": "Event",
+        "eventTime": "2023-11-14T22:13:21.000000Z",
+        "reportingController": "pointsman.dev/agent",
+        "reportingInstance": "pointsman-agent-node-1",
+        "action": "ChooseMode",
+        "reason": "ProxyModeFellBack",
+        "type": "Warning",
+        "regarding": {"apiVersion": "v1", "kind": "Node", "name": "node-1", "uid": "node-uid"},
+        "note": ("mode ipvs is wanted, mode nftables is in force; ipvs: no IPVS in this kernel; run `modprobe ip_vs`"),
+    }
+
+
+def test_each_turn_is_told_and_the_good_news_once() -> None:
+    news = ModeNews("node-1")
+    script = Script(5 * 3600.0)
+    back = facts("ipvs", "ipvs")
+    for time, each in ((0.0, FALLBACK), (10.0, FALLBACK), (20.0, back), (30.0, back), (40.0, FALLBACK), (9000.0, back)):
+        script.mode_at(time, news.event(each))
+    told = [(round(time), event["type"], event["reason"]) for time, event in script.run()]
+    fell_back, in_force = ("Warning", "ProxyModeFellBack"), ("Normal", "ProxyModeInForce")
+    assert [what for time, *what in told if time < 60] == [[*fell_back], [*in_force], [*fell_back]]
+    assert [(time // 3600, *what) for time, *what in told if time >= 60] == [
+        (1, *fell_back), (2, *fell_back), (2, *in_force),
+    ]  # fmt: skip
+
+
+def test_good_news_wait_for_the_api_server_and_bad_ones_that_are_over_do_not() -> None:
+    news = ModeNews("node-1")
+    script = Script(300.0)
+    script.writes.failures = [Unreachable("away")] * 3
+    script.mode_at(1.0, news.event(FALLBACK))
+    script.mode_at(40.0, news.event(facts("ipvs", "ipvs")))
+    told = [event["reason"] for time, event in script.run() if time > 45]
+    assert told == ["ProxyModeInForce"]

@@ -72,6 +72,8 @@ class FakeSyncs:
         self.results: list[str] = []
         self.calls: list[tuple[float, list[str], bool]] = []
         self.flushed = False
+        self.has_news = False
+        self.look_again: float | None = None
         self.checks = 0
 
     def sync(self, changes: dict[ObjectKey, Any], *, full: bool) -> Outcome:
@@ -89,7 +91,9 @@ class FakeSyncs:
             node_leaving=False,
             min_sync_period=self.min_period,
             sync_period=30.0,
+            look_again=self.look_again,
         )
+        self.has_news = False
         error = "" if written else result
         return Outcome(full, frozenset(), self.takes, self.clock.wall(), written, error, (), (), facts)
 
@@ -214,6 +218,32 @@ def test_a_quiet_agent_only_glances_at_its_tables() -> None:
     simulation.offer(0.0, "start")
     assert len(simulation.run()) == 1
     assert 38 <= simulation.syncs.checks <= 41
+
+
+def test_a_better_mode_is_looked_for_in_time() -> None:
+    simulation = Simulation(end=100.0)
+    simulation.offer(0.0, "start")
+    simulation.syncs.look_again = 30.0
+    simulation.offer(40.0, "a")
+    assert simulation.run() == [
+        (0.0, ["start"], True),
+        (30.0, [], False),
+        (40.0, ["a"], False),
+        (70.0, [], False),
+    ]
+
+
+def test_what_is_new_without_a_change_is_told_within_half_a_second() -> None:
+    simulation = Simulation()
+    simulation.offer(0.0, "start")
+
+    def tell() -> None:
+        simulation.syncs.has_news = True
+
+    simulation.clock.at(3.3, tell)
+    _, (time, changes, full) = simulation.run()
+    assert (changes, full) == ([], False)
+    assert 3.3 <= time <= 3.8
 
 
 def test_a_fault_of_ours_ends_the_loop() -> None:

@@ -48,6 +48,14 @@ def test_each_refused_part_is_told() -> None:
     assert [problem.object for problem in found] == ["Service a/b"]
 
 
+def test_another_mode_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG")
+    outcome = Outcome(True, frozenset(), 0, 0, Written(), "", (), (), FACTS, switched=True)  # noqa: FBT003 (as above)
+    log_sync(outcome, "another program changed the tables")
+    (record,) = caplog.records
+    assert (record.levelname, record.message.split("why: ")[1]) == ("INFO", "another mode came in force")
+
+
 @pytest.mark.parametrize(
     ("why", "level"),
     [("the first", "INFO"), ("after a failure", "INFO"), ("another program changed the tables", "WARNING")],

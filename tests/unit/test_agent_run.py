@@ -17,6 +17,7 @@ from pointsman.agent.startup import AgentError
 from pointsman.dataplane.protocol import DataplaneError, Support, Traffic, Written
 from pointsman.model.plan import Plan, apply
 from pointsman.sources.protocol import SourceError
+from support.machine_memory import Machine
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -45,7 +46,7 @@ class Memory:
         self.fault: Exception | None = None
 
     def kernel(self) -> Kernel:
-        return Kernel(lambda: self, lambda: self, lambda _config, _families: ())
+        return Kernel({"nftables": lambda: self}, lambda: self, lambda _config, _families, _mode: ())
 
     def support(self) -> Support:
         return self.available
@@ -58,6 +59,9 @@ class Memory:
 
     def disturbed(self) -> bool:
         return False
+
+    def tend(self) -> None:
+        pass
 
     def traffic(self) -> dict[Frontend, Traffic]:
         return {frontend: Traffic(7, {}) for frontend in self.plan.answers}
@@ -139,6 +143,47 @@ def test_from_a_file_to_the_kernel_and_back(tmp_path: Path, caplog: pytest.LogCa
         assert {frontend.port for frontend in kernel.plan.answers} == {81}, "the kernel keeps its rules"
 
     asyncio.run(scenario())
+
+
+CONFIG = """
+apiVersion: pointsman.dev/v1alpha1
+kind: ProxyConfig
+metadata: {name: default}
+spec: {mode: ipvs, syncPeriod: 100ms}
+"""
+
+
+def test_a_fallback_is_shown_until_the_wanted_mode_is_there(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    machine = Machine("nftables", "ipvs")
+    machine.unload("ipvs", "no IPVS; run `modprobe ip_vs`")
+    kernel = Kernel(machine.dataplanes(), Memory, lambda _config, _families, _mode: ())
+
+    async def mode_is(mode: str) -> None:
+        async with asyncio.timeout(20):
+            while "--metrics-address: listening" not in caplog.text:  # noqa: ASYNC110 (there is no event to wait for)
+                await asyncio.sleep(0.01)
+            while await get(port_of("--metrics-address", caplog), "/proxyMode") != (200, mode.encode()):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+
+    async def scenario() -> None:
+        (tmp_path / "web.yaml").write_text(SERVICE.replace("PORT", "80"))
+        (tmp_path / "config.yaml").write_text(CONFIG)
+        agent = Agent(options(tmp_path), kernel)
+        running = asyncio.create_task(agent.run())
+        await mode_is("nftables")
+        machine.load("ipvs")
+        await mode_is("ipvs")
+        agent.stop()
+        await running
+
+    asyncio.run(scenario())
+    told = [message for message in caplog.messages if message.startswith("mode ")]
+    assert told == [
+        "mode ipvs is wanted, mode nftables is in force; ipvs: no IPVS; run `modprobe ip_vs`",
+        "mode ipvs is in force, as the configuration says",
+    ]
+    assert (list(machine.plans), machine.opened) == (["ipvs"], {})
 
 
 def test_what_the_kernel_refuses_is_logged_once_and_taken_later(

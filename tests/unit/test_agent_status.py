@@ -28,7 +28,7 @@ def node_proxy(generation: int = 1, uid: str = "u", **spec: Any) -> NodeProxy:  
     return NodeProxy.read({"metadata": metadata, "spec": spec})
 
 
-def facts(source: NodeProxy | None) -> Facts:
+def facts(source: NodeProxy | None, why: str = "") -> Facts:
     return Facts(
         mode="nftables",
         counts=Counts(3, 4, 5, 0, 0),
@@ -38,6 +38,7 @@ def facts(source: NodeProxy | None) -> Facts:
         min_sync_period=0.05,
         sync_period=30.0,
         node_proxy=source,
+        why=why,
     )
 
 
@@ -48,9 +49,10 @@ def outcome(
     source: NodeProxy | None = None,
     at: float = NOW,
     error: str = "",
+    why: str = "",
 ) -> Outcome:
     taken = None if error else written or Written(added=1)
-    return Outcome(full, frozenset(), 0.1, at, taken, error, (), (), facts(source or node_proxy()))
+    return Outcome(full, frozenset(), 0.1, at, taken, error, (), (), facts(source or node_proxy(), why))
 
 
 def account(*outcomes: Outcome) -> Account:
@@ -126,13 +128,21 @@ def test_a_node_that_is_in_force_says_all_of_it() -> None:
         ({}, ("True", "AsConfigured")),
         ({"mode": "ipvs", "fallbackModes": ["iptables", "nftables"]}, ("True", "FellBack")),
         ({"mode": "ipvs", "fallbackModes": ["iptables"]}, ("False", "ModeNotSupported")),
-        ({"mode": "userspace"}, ("False", "ModeNotSupported")),
+        ({"mode": "userspace"}, ("True", "FellBack")),
     ],
 )
 def test_the_mode_in_force_is_compared_with_the_wanted_one(spec: dict[str, Any], expected: tuple[str, str]) -> None:
     found = condition(status(account(outcome(source=node_proxy(**spec)))), "ModeInForce")
     assert (found.status, found.reason) == expected
     assert "nftables" in found.message
+
+
+@pytest.mark.parametrize("fallbacks", [[], ["iptables"]])
+def test_the_mode_in_force_is_told_with_the_reason_and_the_remedy(fallbacks: list[str]) -> None:
+    made = account(outcome(source=node_proxy(mode="ipvs", fallbackModes=fallbacks), why="ipvs: no IPVS; load it"))
+    message = condition(status(made), "ModeInForce").message
+    assert message.startswith("mode ipvs is not there on this node; nftables ")
+    assert message.endswith("; ipvs: no IPVS; load it")
 
 
 def test_a_failure_is_one_after_a_second() -> None:
@@ -203,6 +213,16 @@ def test_twenty_problems_are_named_and_all_are_counted() -> None:
     made = status(account(outcome()), problems=many)
     assert (len(made.problems), made.problem_count) == (20, 30)
     assert made.problems[0].object == "Service a/b0"
+
+
+def test_many_of_one_kind_hide_no_other() -> None:
+    field = "metadata.annotations[pointsman.dev/scheduler]"
+    many = [Problem("", f"Service a/b{number:03}", field, "no lc", "mend") for number in range(500)]
+    ports = [Problem("", f"Service c/d{number}", "spec.ports[0].nodePort", "bad", "mend") for number in range(3)]
+    made = status(account(outcome()), problems=tuple(sorted([*many, *ports, WRONG])))
+    named = [problem.object for problem in made.problems]
+    assert named == [*(f"Service a/b{number:03}" for number in range(16)), *(port.object for port in ports), "kernel"]
+    assert made.problem_count == 504
 
 
 def test_what_is_said_is_short_and_prints() -> None:

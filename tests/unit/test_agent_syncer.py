@@ -6,62 +6,18 @@ import pytest
 
 from pointsman.agent.outcome import Kernel
 from pointsman.agent.syncer import Syncer
-from pointsman.dataplane.protocol import DataplaneError, Support, Traffic, Written
+from pointsman.dataplane.protocol import DataplaneError, Written
 from pointsman.model.objects import Endpoint, EndpointPort, EndpointSlice, Node, ObjectKey, Service, ServicePort
 from pointsman.model.parse import key_of
-from pointsman.model.plan import Plan, apply
 from pointsman.policy.planner import Planner
+from support.machine_memory import Machine
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pointsman.model.parse import Object
-    from pointsman.model.plan import Answer, Backend, Delta, Frontend
+    from pointsman.model.plan import Answer, Frontend
     from pointsman.model.problems import Problem
-
-
-class FakeDataplane:
-    """A dataplane in memory; `fail` makes the next write fail."""
-
-    mode = "nftables"
-
-    def __init__(self) -> None:
-        self.plan = Plan({})
-        self.calls: list[str] = []
-        self.fail: Exception | None = None
-        self.closed = False
-
-    def support(self) -> Support:
-        return Support(available=True)
-
-    def adopt(self, plan: Plan) -> Written:
-        return self._write("adopt", Plan(dict(plan.answers), plan.settings))
-
-    def apply(self, delta: Delta) -> Written:
-        return self._write("apply", apply(self.plan, delta))
-
-    def read(self) -> Mapping[Frontend, tuple[Backend, ...]]:
-        return {frontend: answer.pool.backends for frontend, answer in self.plan.answers.items()}
-
-    def disturbed(self) -> bool:
-        return False
-
-    def traffic(self) -> Mapping[Frontend, Traffic]:
-        return {frontend: Traffic(3, {}) for frontend in self.plan.answers}
-
-    def cleanup(self) -> None:
-        self.plan = Plan({})
-
-    def close(self) -> None:
-        self.closed = True
-
-    def _write(self, call: str, plan: Plan) -> Written:
-        self.calls.append(call)
-        if self.fail is not None:
-            error, self.fail = self.fail, None
-            raise error
-        self.plan = plan
-        return Written(added=len(plan.answers))
 
 
 class FakeConntrack:
@@ -83,14 +39,14 @@ class FakeConntrack:
 
 class Agent:
     def __init__(self) -> None:
-        self.dataplane = FakeDataplane()
+        self.machine = Machine("nftables")
         self.conntrack = FakeConntrack()
-        self.sysctls: list[frozenset[int]] = []
-        kernel = Kernel(lambda: self.dataplane, lambda: self.conntrack, self._set)
-        self.syncer = Syncer(Planner("node-1"), kernel, wall=lambda: 1_000.0)
+        self.sysctls: list[tuple[str, frozenset[int]]] = []
+        kernel = Kernel(self.machine.dataplanes(), lambda: self.conntrack, self._set)
+        self.syncer = Syncer(Planner("node-1"), kernel, wall=lambda: 1_000.0, monotonic=lambda: 0.0)
 
-    def _set(self, _config: object, families: frozenset[int]) -> tuple[Problem, ...]:
-        self.sysctls.append(families)
+    def _set(self, _config: object, families: frozenset[int], mode: str) -> tuple[Problem, ...]:
+        self.sysctls.append((mode, families))
         return ()
 
     def sync(self, *objects: Object, full: bool = False, gone: tuple[Object, ...] = ()):  # noqa: ANN201 (an Outcome)
@@ -98,8 +54,17 @@ class Agent:
         changes |= dict.fromkeys(map(key_of, gone))
         return self.syncer.sync(changes, full=full)
 
+    def fail(self, error: Exception, *verbs: str) -> None:
+        """Let the next write fail."""
+        for verb in verbs or ("adopt", "apply"):
+            self.machine.faults[("nftables", verb)] = [error]
+
+    def succeed(self) -> None:
+        self.machine.faults.clear()
+
     def addresses(self, frontend: str) -> list[str]:
-        return [b.address for f, found in self.dataplane.read().items() if f.address == frontend for b in found]
+        plan = self.machine.plans["nftables"]
+        return [b.address for f, answer in plan.answers.items() if f.address == frontend for b in answer.pool.backends]
 
 
 @pytest.fixture
@@ -131,8 +96,8 @@ def test_the_first_sync_adopts_and_the_next_ones_apply(agent: Agent) -> None:
     assert (outcome.full, outcome.families) == (False, {4})
     assert agent.addresses("10.96.0.10") == ["10.0.0.1", "10.0.0.2"]
     agent.sync(gone=(dns(),))
-    assert agent.dataplane.read() == {}
-    assert agent.dataplane.calls == ["adopt", "apply", "apply"]
+    assert not agent.machine.plans["nftables"].answers
+    assert [verb for _, verb in agent.machine.did()] == ["adopt", "apply", "apply"]
 
 
 def test_what_was_counted_comes_with_the_plan_that_is_in_force(agent: Agent) -> None:
@@ -151,14 +116,14 @@ def test_a_change_without_effect_does_not_reach_the_kernel(agent: Agent) -> None
     outcome = agent.sync(Service("kube-system", "headless", ignored="headless"))
     assert outcome.written == Written()
     assert outcome.families == frozenset()
-    assert agent.dataplane.calls == ["adopt"]
+    assert [verb for _, verb in agent.machine.did()] == ["adopt"]
 
 
 def test_a_refusal_is_an_outcome_and_the_change_is_kept(agent: Agent) -> None:
     agent.sync(dns(), full=True)
     errors = (DataplaneError("element 10.96.0.10: no"), OSError(105, "No buffer space available"))
     for full, error in zip((False, True), errors, strict=True):
-        agent.dataplane.fail = error
+        agent.fail(error, "adopt" if full else "apply")
         outcome = agent.sync(endpoints("10.0.0.1"), full=full)
         assert outcome.written is None
         assert outcome.error == str(error)
@@ -169,14 +134,14 @@ def test_a_refusal_is_an_outcome_and_the_change_is_kept(agent: Agent) -> None:
 
 
 def test_a_fault_of_ours_is_no_outcome(agent: Agent) -> None:
-    agent.dataplane.fail = KeyError("x")
+    agent.fail(KeyError("x"))
     with pytest.raises(KeyError):
         agent.sync(full=True)
 
 
 def test_trigger_times_are_told_once_they_are_in_the_kernel(agent: Agent) -> None:
     agent.sync(dns(), endpoints("10.0.0.1", trigger_time=999.0), full=True)
-    agent.dataplane.fail = DataplaneError("no")
+    agent.fail(DataplaneError("no"), "apply")
     assert agent.sync(endpoints("10.0.0.2", trigger_time=1_001.0)).triggers == ()
     assert agent.sync(full=True).triggers == (1_001.0,), "those from before the agent's start are not its own"
     assert agent.sync(full=True).triggers == ()
@@ -197,7 +162,7 @@ def test_stale_udp_entries_are_cleaned_after_the_kernel_has_the_change(agent: Ag
 
 def test_cleaning_waits_for_the_kernel(agent: Agent) -> None:
     agent.sync(dns(), endpoints("10.0.0.1"), full=True)
-    agent.dataplane.fail = DataplaneError("no")
+    agent.fail(DataplaneError("no"), "apply")
     agent.sync(gone=(dns(),))
     assert len(agent.conntrack.calls) == 1
     agent.sync(full=True)
@@ -225,7 +190,7 @@ def test_sysctls_are_set_at_the_start_and_for_a_new_family(agent: Agent) -> None
     agent.sync(dns(), full=True)
     agent.sync(endpoints("10.0.0.1"))
     agent.sync(Service("default", "six", cluster_ips=("fd00::1",), ports=(ServicePort(80),)))
-    assert agent.sysctls == [{4}, {4, 6}]
+    assert agent.sysctls == [("nftables", {4}), ("nftables", {4, 6})]
 
 
 def test_facts_are_those_of_the_planner(agent: Agent) -> None:
@@ -237,7 +202,35 @@ def test_facts_are_those_of_the_planner(agent: Agent) -> None:
 
 def test_closing_closes_what_was_opened(agent: Agent) -> None:
     agent.syncer.close()
-    assert not agent.dataplane.closed
+    assert not agent.machine.opened
     agent.sync(full=True)
+    assert agent.machine.opened == {"nftables": 1}
     agent.syncer.close()
-    assert agent.dataplane.closed
+    assert not agent.machine.opened
+    assert agent.machine.plans, "the kernel keeps what it holds"
+
+
+def test_each_look_at_the_tables_tends_them(agent: Agent) -> None:
+    assert not agent.syncer.disturbed(), "nothing is in force yet"
+    agent.sync(dns(), full=True)
+    agent.machine.calls.clear()
+    assert not agent.syncer.disturbed()
+    assert agent.machine.calls == [("nftables", "tend"), ("nftables", "disturbed")]
+    agent.machine.is_disturbed = True
+    assert agent.syncer.disturbed()
+    assert not agent.syncer.has_news
+
+
+@pytest.mark.parametrize("error", [DataplaneError("busy"), OSError(105, "No buffer space available")])
+def test_tending_that_fails_is_told_once_by_the_next_sync(agent: Agent, error: Exception) -> None:
+    agent.sync(dns(), full=True)
+    agent.machine.faults["nftables", "tend"] = [error, error]
+    assert not agent.syncer.disturbed()
+    assert agent.syncer.has_news
+    (problem,) = agent.sync().facts.problems
+    assert f"could not be taken out in time ({error})" in problem.message
+    assert not agent.syncer.disturbed()
+    assert not agent.syncer.has_news, "it is the same"
+    assert not agent.syncer.disturbed()
+    assert agent.syncer.has_news
+    assert not agent.sync().facts.problems

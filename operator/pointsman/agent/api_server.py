@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from pointsman import __version__
-from pointsman.agent.events import ServiceEvents
+from pointsman.agent.events import Events, ModeNews, failed_check
 from pointsman.agent.lease import LeaseKeeper
 from pointsman.agent.owner import Owner
 from pointsman.agent.reporter import StatusReporter
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
     from pointsman.agent.options import AgentOptions
+    from pointsman.agent.outcome import Facts
     from pointsman.agent.owner import Verdict
     from pointsman.agent.wiring import Inside, Part
     from pointsman.api.status import NodeProxyStatus
@@ -52,6 +53,7 @@ class FromApiServer:
     def __init__(self, client: ApiClient, options: AgentOptions, inside: Inside) -> None:
         clock, name, chance = inside.clock, options.node_name, random.SystemRandom()
         self._inside = inside
+        self._options = options
         self._started = clock.monotonic()
         self._agent = AgentInfo(version=__version__, started_at=rfc3339(clock.wall()))
         self._in_force: NodeProxy | None = None
@@ -75,7 +77,8 @@ class FromApiServer:
             clock=clock,
             chance=chance,
         )
-        self._events = ServiceEvents(client, name, clock, chance)
+        self._events = Events(client, name, clock, chance)
+        self._mode_news = ModeNews(name)
         self._owner = self._owned_by(client, options) if options.clean_up_with else None
 
     @property
@@ -95,7 +98,13 @@ class FromApiServer:
 
     def tell_failed_checks(self, failed: Mapping[str, Problem]) -> None:
         """Send an event for each port that cannot be opened."""
-        self._events.tell(failed)
+        name = self._options.node_name
+        self._events.tell("health check ports", [failed_check(name, *each) for each in failed.items()])
+
+    def tell_mode(self, facts: Facts) -> None:
+        """Send an event when another mode than the wanted one is in force, and when that is over."""
+        event = self._mode_news.event(facts)
+        self._events.tell("mode", () if event is None else (event,))
 
     def parts(self) -> list[Part]:
         """Return what has to run besides."""

@@ -41,6 +41,11 @@ class Syncs(Protocol):
         """Tell whether another program changed what is ours."""
         ...
 
+    @property
+    def has_news(self) -> bool:
+        """Whether a sync has something to tell, even if nothing changed."""
+        ...
+
 
 class SyncLoop:
     """Owns time: takes changes from sources, and runs the syncs that bring them into the kernel.
@@ -55,6 +60,7 @@ class SyncLoop:
     * A sync that fails leaves in force what the kernel held. It is tried again with growing pauses, after
       `syncPeriod` at the latest, as a full comparison, with the changes that came meanwhile; no change is lost.
     * What the kernel refuses of a sync is told, and tried again in the same way, while all else goes on.
+    * While a better mode may come (`Facts.look_again`), a sync looks for it in time, even if nothing changes.
     * When another program changes our tables, a full comparison mends that: within half a second, plus the time
       that the comparison takes.
     * A resourceVersion counts as held when the kernel holds every change that the source told of until it, and
@@ -162,6 +168,8 @@ class SyncLoop:
         self._next_glance = now + _GLANCE
         if await self._worker.run(self._syncs.disturbed):
             self._pacing.disturb(now)
+        if self._syncs.has_news:
+            self._pacing.look(now)
 
     async def _sync(self) -> None:
         full = self._pacing.start(self._clock.monotonic())
@@ -173,6 +181,8 @@ class SyncLoop:
         self.node_leaving = outcome.facts.node_leaving
         self._pacing.min_period = outcome.facts.min_sync_period
         self._pacing.max_period = outcome.facts.sync_period
+        if outcome.facts.look_again is not None:
+            self._pacing.look(now + outcome.facts.look_again)
         if outcome.written is None:
             self._pacing.fail(now)
         else:

@@ -27,20 +27,21 @@ class Cleaner(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """How to get at the kernel; each is called once, in the thread that syncs.
+    """How to get at the kernel; everything is called in the thread that syncs.
 
     Attributes:
-        dataplane: opens the dataplane.
-        mode: which one that is.
+        dataplanes: opens a mode's dataplane; called each time that a mode is looked at.
         conntrack: opens connection tracking; called after the first sync, as nothing waits for it.
-        sysctls: sets and checks kernel parameters, given the configuration and the IP versions in use; called when
-            these changed, and at each full sync.
+        sysctls: sets and checks kernel parameters, given the configuration, the IP versions in use and the mode in
+            force; called when these changed, and at each full sync.
+        traces: tells whether a mode may have left something in the kernel, as one that was in force before this agent
+            started. It is looked for where that may be.
     """
 
-    dataplane: Callable[[], Dataplane]
+    dataplanes: Mapping[Mode, Callable[[], Dataplane]]
     conntrack: Callable[[], Cleaner]
-    sysctls: Callable[[NodeConfiguration, frozenset[Family]], tuple[Problem, ...]]
-    mode: Mode = "nftables"
+    sysctls: Callable[[NodeConfiguration, frozenset[Family], Mode], tuple[Problem, ...]]
+    traces: Callable[[Mode], bool] = lambda _mode: True
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +50,16 @@ class Facts:
 
     Attributes:
         mode: the dataplane in force.
+        wanted: the one that the configuration asks for; None counts as `mode`.
+        why: why it is another one, with the remedy, or "".
         counts: how much there is.
         health_checks: Services with a health check port of their own, by ``namespace/name``.
         problems: what is wrong with objects, as the planner sees it, and with sysctls.
         node_leaving: the node is being deleted; new connections from outside should go elsewhere.
         min_sync_period, sync_period: seconds, from the configuration in force.
         node_proxy: the NodeProxy that the configuration comes from, or None where it comes from elsewhere.
+        look_again: seconds after which a sync is due even if nothing changes: a better mode may be there by then;
+            None when there is none.
     """
 
     mode: Mode
@@ -65,6 +70,9 @@ class Facts:
     min_sync_period: float
     sync_period: float
     node_proxy: NodeProxy | None = None
+    wanted: Mode | None = None
+    why: str = ""
+    look_again: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +90,7 @@ class Outcome:
 
     Attributes:
         full: everything was compared, not only what changed.
+        switched: it was, because another mode came in force.
         families: IP versions that were synced.
         seconds: how long the dataplane took.
         finished: Unix seconds when the kernel had it.
@@ -101,3 +110,4 @@ class Outcome:
     triggers: tuple[float, ...]
     cleaned: tuple[Cleaned, ...]
     facts: Facts
+    switched: bool = False

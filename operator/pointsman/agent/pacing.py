@@ -25,6 +25,7 @@ class Pacing:
       latest. A change that comes meanwhile waits for a second at most.
     * A sync of which the kernel refused a part: that part is tried again in the same way; changes are not held up.
     * A repair (another program changed our tables): at once, and then not all the time.
+    * A look, whether or not anything changed: when it is asked for.
 
     Attributes:
         min_period, max_period: seconds; `minSyncPeriod` and `syncPeriod` of the configuration in force.
@@ -40,6 +41,7 @@ class Pacing:
         self._changed: float | None = None
         self._repair: float | None = None
         self._retry: float | None = None
+        self._look: float | None = None
         self._failing = False
         self._delay = 0.0
         self._started = -math.inf
@@ -65,9 +67,13 @@ class Pacing:
         if self._repair is None:
             self._repair = max(now, self._rested)
 
+    def look(self, time: float) -> None:
+        """A sync shall start at a time, even if nothing changes until then."""
+        self._look = time if self._look is None else min(time, self._look)
+
     def due(self) -> float | None:
         """Return when the next sync shall start, or None when there is nothing to do."""
-        times = [time for time in (self._repair, self._retry) if time is not None]
+        times = [time for time in (self._repair, self._retry, self._look) if time is not None]
         if self._changed is not None:
             times.append(max(self._changed, self._not_before()))
         return min(times) if times else None
@@ -82,6 +88,7 @@ class Pacing:
             repair = not self.full and self._is_over(self._repair, now)
             self.why = "another program changed the tables" if repair else "after a failure"
         self._started = now
+        self._look = None
         self.full = self.full or self._is_over(self._repair, now) or self._is_over(self._retry, now)
         return self.full
 

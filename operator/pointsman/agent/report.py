@@ -32,21 +32,22 @@ def log_sync(outcome: Outcome, why: Why) -> None:
 
     Args:
         outcome: of the sync.
-        why: why it was a full one, if it was.
+        why: why it was a full one, if it was, and no other mode came in force.
     """
     written, facts = outcome.written, outcome.facts
     if written is None:
         return
+    reason = "another mode came in force" if outcome.switched else why
     _LOG.log(
-        _level(why) if outcome.full else logging.DEBUG,
+        _level(reason) if outcome.full else logging.DEBUG,
         "%s in %.1f ms: %d elements added, %d removed; now %d Services, %d ports, %d endpoints (mode %s)%s",
         "full sync" if outcome.full else "sync", outcome.seconds * 1000, written.added, written.removed,
         facts.counts.services, facts.counts.service_ports, facts.counts.endpoints, facts.mode,
-        f"; why: {why}" if outcome.full else "",
+        f"; why: {reason}" if outcome.full else "",
     )  # fmt: skip
 
 
-def _level(why: Why) -> int:
+def _level(why: str) -> int:
     return logging.WARNING if why == "another program changed the tables" else logging.INFO
 
 

@@ -15,10 +15,10 @@ from pointsman.agent import memory
 from pointsman.agent.connections import ConnectionReader
 from pointsman.agent.ending import end
 from pointsman.agent.health import Health
+from pointsman.agent.kernel import real_kernel
 from pointsman.agent.loop import SyncLoop
 from pointsman.agent.metrics import Metrics
 from pointsman.agent.options import AgentOptions
-from pointsman.agent.outcome import Kernel, Outcome
 from pointsman.agent.report import log_sync, refusals
 from pointsman.agent.service_health import ServiceHealth
 from pointsman.agent.startup import AgentError, check_rights, check_sysctl_root, claim_node, read_config
@@ -27,11 +27,7 @@ from pointsman.agent.status import Account
 from pointsman.agent.syncer import Syncer
 from pointsman.agent.wiring import Inside, Side, connected
 from pointsman.agent.worker import WorkerThread
-from pointsman.dataplane.conntrack import Conntrack
-from pointsman.dataplane.nftables import NftablesDataplane
 from pointsman.dataplane.node_addresses import node_addresses
-from pointsman.dataplane.protocol import DataplaneError
-from pointsman.dataplane.sysctl import SYSCTL_ROOT, apply_conntrack, check_forwarding
 from pointsman.policy.planner import Planner
 from pointsman.process.clock import SystemClock
 from pointsman.process.exposition import CONTENT_TYPE
@@ -43,6 +39,7 @@ from pointsman.sources.protocol import SourceError
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Mapping
 
+    from pointsman.agent.outcome import Kernel, Outcome
     from pointsman.agent.wiring import Part
     from pointsman.api.nodeproxy import NodeProxy
     from pointsman.model.problems import Problem
@@ -93,7 +90,7 @@ class Agent:
         self._healthz = _address(options.healthz_address, "--healthz-address")
         self._metrics_at = _address(options.metrics_address, "--metrics-address")
         self._options = options
-        self._planner = Planner(options.node_name, config=spec, addresses=node_addresses(), mode=kernel.mode)
+        self._planner = Planner(options.node_name, config=spec, addresses=node_addresses())
         self._clock = SystemClock()
         self._problems = ProblemLog()
         self._metrics = Metrics()
@@ -175,12 +172,9 @@ class Agent:
         return parts
 
     async def _check_support(self) -> None:
-        try:
-            support = await self._worker.run(self._syncer.support)
-        except (DataplaneError, OSError) as error:
-            raise AgentError(f"cannot use nftables on this node: {error}") from error
-        if not support.available:
-            raise AgentError(support.reason)
+        why_useless = await self._worker.run(self._syncer.why_useless)
+        if why_useless:
+            raise AgentError(why_useless)
 
     async def _follow(self, side: Side) -> None:
         async for batch in side.batches():
@@ -227,6 +221,7 @@ class Agent:
         if self._state is not None and outcome.written is not None:
             self._state.keep(outcome.facts.node_proxy)
         if self._side is not None:
+            self._side.tell_mode(outcome.facts)
             self._side.look()
         if first:
             memory.settle()
@@ -261,16 +256,3 @@ def _address(text: str, flag: str) -> Address | None:
         return parse_address(text, flag)
     except ValueError as error:
         raise AgentError(str(error)) from error
-
-
-def real_kernel(sysctl_root: Path = SYSCTL_ROOT) -> Kernel:
-    """Return the way to the kernel of the machine: nftables, connection tracking, and its parameters."""
-    return Kernel(
-        dataplane=NftablesDataplane,
-        conntrack=Conntrack,
-        sysctls=lambda config, families: (
-            *apply_conntrack(config.conntrack, sysctl_root),
-            *check_forwarding(families, sysctl_root),
-        ),
-        mode="nftables",
-    )

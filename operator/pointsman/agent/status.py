@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
+from heapq import nsmallest
 from typing import TYPE_CHECKING, Any, Final
 
 from pointsman.api.status import Condition, HeldVersions, NodeProxyStatus, ReportedProblem
@@ -93,7 +95,7 @@ def status_of(picture: Picture, known: NodeProxy) -> NodeProxyStatus:
         known: the NodeProxy as it is in the cluster; its conditions say since when they are as they are.
     """
     facts, account, old = picture.account.facts, picture.account, known.status
-    reported = tuple(_reported(problem) for problem in picture.problems[:_MAX_PROBLEMS])
+    reported = tuple(map(_reported, _foremost(picture.problems)))
     common: dict[str, Any] = {"problems": reported, "problem_count": len(picture.problems), "agent": picture.agent}
     if facts is None:
         ready = _ready(picture, known.generation)
@@ -160,15 +162,17 @@ def _mode_in_force(facts: Facts, generation: int, now: float) -> Condition:
     mode, source = facts.mode, facts.node_proxy
     wanted = source.spec.mode if source is not None else mode
     status: ConditionStatus = "True"
+    why = f"; {_short(facts.why)}" if facts.why else ""
     if wanted == mode:
         reason, message = "AsConfigured", f"mode {mode} is in force"
-    elif source is not None and mode in source.spec.fallback_modes:
-        reason, message = "FellBack", f"mode {wanted} is not there on this node; {mode} of fallbackModes is in force"
+    elif source is not None and mode in source.spec.fallback_modes_in_force():
+        reason = "FellBack"
+        message = f"mode {wanted} is not there on this node; {mode} of fallbackModes is in force{why}"
     else:
         status, reason = "False", "ModeNotSupported"
         message = (
             f"mode {wanted} is not there on this node; {mode} is in force; "
-            f"write it into spec.mode of the ProxyConfig, or into spec.fallbackModes"
+            f"write it into spec.mode of the ProxyConfig, or into spec.fallbackModes{why}"
         )
     return _condition("ModeInForce", status, reason, message, generation=generation, now=now)
 
@@ -200,6 +204,22 @@ def _since(new: Iterable[Condition], old: Iterable[Condition]) -> tuple[Conditio
 def _held(versions: Mapping[Kind, int]) -> HeldVersions:
     texts = {kind: str(versions[kind]) for kind in ("Service", "EndpointSlice") if kind in versions}
     return HeldVersions(services=texts.get("Service", ""), endpoint_slices=texts.get("EndpointSlice", ""))
+
+
+def _foremost(problems: tuple[Problem, ...]) -> tuple[Problem, ...]:
+    """Choose the problems that are named: the first ones, but some of each kind.
+
+    A thousand Services that ask for the same scheduler must not hide what the kernel refuses.
+    """
+    if len(problems) <= _MAX_PROBLEMS:
+        return problems
+    seen: Counter[tuple[str, str]] = Counter()
+    ranked: list[tuple[int, int]] = []
+    for place, problem in enumerate(problems):
+        kind = (problem.source, problem.field)
+        ranked.append((seen[kind], place))
+        seen[kind] += 1
+    return tuple(problems[place] for place in sorted(place for _, place in nsmallest(_MAX_PROBLEMS, ranked)))
 
 
 def _reported(problem: Problem) -> ReportedProblem:

@@ -10,6 +10,8 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from pointsman.agent.connections import Reading
+from pointsman.agent.mode_keeper import ModeKeeper
+from pointsman.agent.modes import NoModeError
 from pointsman.agent.outcome import Cleaned, Facts, Outcome
 from pointsman.agent.stale import stale_udp
 from pointsman.dataplane.protocol import DataplaneError, Written
@@ -18,48 +20,68 @@ from pointsman.model.problems import Problem
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping
 
+    from pointsman.agent.modes import Choice
     from pointsman.agent.outcome import Cleaner, Kernel
-    from pointsman.dataplane.protocol import Dataplane, Support
     from pointsman.model.objects import ObjectKey
     from pointsman.model.parse import Object
     from pointsman.model.plan import Answer, Delta, Family, Frontend
     from pointsman.policy.planner import Planner
 
 _BOTH: Final[tuple[Family, Family]] = (4, 6)
+_DOUBTFUL: Final = 2
+"""So many failures in a row raise the question whether the node still supports the mode in force."""
 
 
 class Syncer:
-    """Owns the planner and the dataplane; used by one thread."""
+    """Owns the planner and the dataplanes; used by one thread.
 
-    def __init__(self, planner: Planner, kernel: Kernel, *, wall: Callable[[], float] = time.time) -> None:
+    Attributes:
+        has_news: something is to be told that no sync has told yet.
+    """
+
+    def __init__(
+        self,
+        planner: Planner,
+        kernel: Kernel,
+        *,
+        wall: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._planner = planner
         self._kernel = kernel
         self._wall = wall
         self._started = wall()
-        self._dataplane: Dataplane | None = None
+        self._modes = ModeKeeper(planner, kernel, monotonic)
+        self._failures = 0
         self._conntrack: Cleaner | None = None
-        self._set: tuple[object, frozenset[Family]] | None = None
+        self._set: object = None
         self._in_use: frozenset[Family] = frozenset()
         self._sysctl_problems: tuple[Problem, ...] = ()
         self._conntrack_problems: tuple[Problem, ...] = ()
+        self._tend_problems: tuple[Problem, ...] = ()
         self._udp: dict[Frontend, Answer] = {}
         self._stale: set[Frontend] = set()
+        self._strayed: set[Frontend] = set()
         self._triggers: list[float] = []
+        self.has_news = False
 
-    @property
-    def dataplane(self) -> Dataplane:
-        """The dataplane; opened by the first call."""
-        if self._dataplane is None:
-            self._dataplane = self._kernel.dataplane()
-        return self._dataplane
-
-    def support(self) -> Support:
-        """Ask the kernel what it can do."""
-        return self.dataplane.support()
+    def why_useless(self) -> str:
+        """Say why no mode at all can be in force on this node, with the remedies; "" when one can."""
+        return self._modes.why_useless()
 
     def disturbed(self) -> bool:
-        """Tell whether another program changed what is ours."""
-        return self.dataplane.disturbed()
+        """Let the dataplane do what is due by time; tell whether another program changed what is ours."""
+        dataplane = self._modes.dataplane
+        if dataplane is None:
+            return False
+        problems: tuple[Problem, ...] = ()
+        try:
+            dataplane.tend()
+        except (DataplaneError, OSError) as error:
+            problems = (_untended(error),)
+        self.has_news = self.has_news or problems != self._tend_problems
+        self._tend_problems = problems
+        return dataplane.disturbed()
 
     def sync(self, changes: Mapping[ObjectKey, Object | None], *, full: bool) -> Outcome:
         """Bring changes into the kernel; with `full`, compare all that the kernel holds.
@@ -67,12 +89,20 @@ class Syncer:
         A dataplane's refusal is an outcome, as is an error of the system; any other exception is a fault of ours
         and is raised. The changes are kept in any case: after a failure the next sync has to be a full one.
         """
-        delta = self._plan(changes)
+        self._put(changes)
+        choice, error = self._choose()
+        delta = self._plan()
         before = self._wall()
         clock = time.perf_counter()
-        written, error = self._write(delta, full=full)
+        written: Written | None = None
+        anew = choice is not None and not self._modes.is_in_force(choice)
+        mode = self._mode_in_force
+        if choice is not None:
+            written, error = self._switch(choice) if anew else self._write(delta, full=full)
         seconds = time.perf_counter() - clock
         finished = before + seconds
+        full = full or anew
+        self._failures = 0 if written is not None else self._failures + 1
         triggers: tuple[float, ...] = ()
         cleaned: tuple[Cleaned, ...] = ()
         if written is not None:
@@ -89,6 +119,7 @@ class Syncer:
             triggers=triggers,
             cleaned=cleaned,
             facts=self._facts(),
+            switched=mode is not None and mode != self._mode_in_force,
         )
 
     def count(self) -> Reading:
@@ -97,7 +128,8 @@ class Syncer:
         Raises:
             DataplaneError: it can't be read.
         """
-        traffic = {} if self._dataplane is None else self._dataplane.traffic()
+        dataplane = self._modes.dataplane
+        traffic = {} if dataplane is None else dataplane.traffic()
         return Reading(self._planner.mode, self._wall(), self._planner.plan.answers, traffic)
 
     def clean_up(self) -> None:
@@ -106,19 +138,32 @@ class Syncer:
         Raises:
             DataplaneError: the kernel refused.
         """
-        self.dataplane.cleanup()
+        self._modes.clean_up()
 
     def close(self) -> None:
         """Release what is open; the kernel keeps what it holds."""
-        if self._dataplane is not None:
-            self._dataplane.close()
+        self._modes.close()
 
-    def _plan(self, changes: Mapping[ObjectKey, Object | None]) -> Delta:
+    @property
+    def _mode_in_force(self) -> str | None:
+        dataplane = self._modes.dataplane
+        return dataplane.mode if dataplane is not None else None
+
+    def _put(self, changes: Mapping[ObjectKey, Object | None]) -> None:
         for key, obj in changes.items():
             if obj is None:
                 self._planner.remove(key)
             else:
                 self._planner.put(obj)
+
+    def _choose(self) -> tuple[Choice | None, str]:
+        """Choose the mode to plan for; with none that works, and none in force, say why."""
+        try:
+            return self._modes.decide(doubtful=self._failures >= _DOUBTFUL), ""
+        except NoModeError as error:
+            return None, str(error)
+
+    def _plan(self) -> Delta:
         delta = self._planner.take()
         # Changes from before our start were not ours to bring into the kernel in time.
         self._triggers += [time for time in self._planner.take_triggers() if time >= self._started]
@@ -129,14 +174,29 @@ class Syncer:
         self._udp.update((frontend, answer) for frontend, answer in delta.changed.items() if frontend.protocol == "udp")
         return delta
 
-    def _write(self, delta: Delta, *, full: bool) -> tuple[Written | None, str]:
+    def _switch(self, choice: Choice) -> tuple[Written | None, str]:
+        """Bring another mode in force, or, where that does not work, make sure of the one that is."""
+        before = self._mode_in_force
         try:
-            if not full and not delta:
-                return Written(), ""
-            dataplane = self.dataplane
+            written = self._modes.switch(choice)
+        except (DataplaneError, OSError) as error:
+            if before is None:
+                return None, _text(error)
+            self._modes.stay(choice, error)
+            return self._write(self._plan(), full=True)
+        if before == "ipvs":
+            # Their packets were translated by IPVS, which does not do so any more.
+            self._strayed |= self._udp.keys()
+        return written, ""
+
+    def _write(self, delta: Delta, *, full: bool) -> tuple[Written | None, str]:
+        dataplane = self._modes.dataplane
+        if dataplane is None or (not full and not delta):
+            return Written(), ""
+        try:
             return (dataplane.adopt(self._planner.plan) if full else dataplane.apply(delta)), ""
         except (DataplaneError, OSError) as error:
-            return None, str(error) or type(error).__name__
+            return None, _text(error)
 
     def _clean(self, *, full: bool) -> tuple[Cleaned, ...]:
         stale = self._stale | self._udp.keys() if full else self._stale
@@ -145,34 +205,48 @@ class Syncer:
         except (DataplaneError, OSError) as error:
             self._conntrack_problems = (_untracked(error),)
             return ()
-        self._stale, self._conntrack_problems = set(), ()
+        self._stale, self._strayed, self._conntrack_problems = set(), set(), ()
         return done
 
     def _clean_family(self, family: Family, stale: Collection[Frontend]) -> Cleaned:
         clock = time.perf_counter()
         if self._conntrack is None:
             self._conntrack = self._kernel.conntrack()
-        entries = self._conntrack.clean({frontend: self._udp.get(frontend) for frontend in _of_family(stale, family)})
+        answers = {
+            frontend: None if frontend in self._strayed else self._udp.get(frontend)
+            for frontend in _of_family(stale, family)
+        }
+        entries = self._conntrack.clean(answers)
         return Cleaned(family, entries, time.perf_counter() - clock)
 
     def _apply_sysctls(self, *, full: bool) -> None:
         config = self._planner.config
-        wanted = (config.conntrack, self._in_use)
+        wanted = (config.conntrack, config.ipvs, self._in_use, self._planner.mode)
         if full or wanted != self._set:
             self._set = wanted
-            self._sysctl_problems = self._kernel.sysctls(config, self._in_use)
+            self._sysctl_problems = self._kernel.sysctls(config, self._in_use, self._planner.mode)
 
     def _facts(self) -> Facts:
-        planner = self._planner
+        planner, choice = self._planner, self._modes.choice
+        self.has_news = False
         return Facts(
             mode=planner.mode,
+            wanted=choice.wanted if choice is not None else planner.mode,
+            why=choice.why if choice is not None else "",
             counts=planner.counts,
             health_checks=dict(planner.health_checks),
-            problems=(*planner.problems, *self._sysctl_problems, *self._conntrack_problems),
+            problems=(
+                *planner.problems,
+                *self._sysctl_problems,
+                *self._conntrack_problems,
+                *self._tend_problems,
+                *self._modes.problems,
+            ),
             node_leaving=planner.node is not None and planner.node.leaving,
             min_sync_period=planner.config.min_sync_period,
             sync_period=planner.config.sync_period,
             node_proxy=planner.node_proxy,
+            look_again=self._modes.look_again,
         )
 
 
@@ -184,6 +258,21 @@ def _families(delta: Delta) -> frozenset[Family]:
 
 def _of_family(frontends: Iterable[Frontend], family: Family) -> list[Frontend]:
     return [frontend for frontend in frontends if frontend.family == family]
+
+
+def _text(error: Exception) -> str:
+    return str(error) or type(error).__name__
+
+
+def _untended(error: Exception) -> Problem:
+    return Problem(
+        source="kernel",
+        object="",
+        field="",
+        message=f"endpoints that are gone could not be taken out in time ({_text(error)})",
+        remedy="it is tried again all the time; they get no new connections meanwhile",
+        dropped="nothing",
+    )
 
 
 def _untracked(error: Exception) -> Problem:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pointsman.agent.health import Health
     from pointsman.agent.loop import SyncLoop
     from pointsman.agent.options import AgentOptions
+    from pointsman.agent.outcome import Facts
     from pointsman.agent.owner import Verdict
     from pointsman.agent.status import Account
     from pointsman.model.problems import Problem
@@ -64,6 +65,10 @@ class Side(Protocol):
 
     def tell_failed_checks(self, failed: Mapping[str, Problem]) -> None:
         """Take the health check ports that cannot be opened, by ``namespace/name`` of the Service."""
+        ...
+
+    def tell_mode(self, facts: Facts) -> None:
+        """Take which mode is in force, and why, after each sync; returns at once."""
         ...
 
     def parts(self) -> list[Part]:
@@ -114,6 +119,9 @@ class FromManifests:
 
     def tell_failed_checks(self, failed: Mapping[str, Problem]) -> None:
         """Do nothing; the log has them."""
+
+    def tell_mode(self, facts: Facts) -> None:
+        """Do nothing; the log has it."""
 
     def parts(self) -> list[Part]:
         """Return nothing."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from pointsman.api.nodeproxy import NodeProxy
 from pointsman.api.proxyconfig import ProxyConfig
-from pointsman.api.schedulers import SCHEDULERS
+from pointsman.api.schedulers import DEFAULT_SCHEDULER, SCHEDULERS
 from pointsman.model.objects import (
     Endpoints,
     EndpointSlice,
@@ -115,6 +115,15 @@ class Planner:
         if (mode, there) != (cluster.mode, cluster.schedulers):
             cluster.mode, cluster.schedulers = mode, there
             self._cluster_changed = True
+
+    def lacks_schedulers(self) -> bool:
+        """Tell whether somebody asks for a scheduler that the mode in force has, and this node does not."""
+        cluster = self._cluster
+        missing = set(SCHEDULERS[cluster.mode]).difference(cluster.schedulers)
+        if not missing:
+            return False
+        wanted = {entry.service.scheduler for _, entry in self._store.items() if entry.service is not None}
+        return not missing.isdisjoint({*wanted, cluster.config.scheduler or DEFAULT_SCHEDULER[cluster.mode]})
 
     def resolve(self) -> None:
         """Bring `config` up to date with the objects, and no more than that: `take` does the rest."""
