@@ -152,7 +152,7 @@ class FakeDataplane:
 @pytest.mark.parametrize(
     ("error", "status", "output"),
     [
-        (None, 0, "nftables: the tables ip pointsman and ip6 pointsman are gone, with all that was in them\n"),
+        (None, 0, "nftables: gone are the tables ip pointsman and ip6 pointsman, with all that was in them\n"),
         (DataplaneError("busy"), 1, "pointsman cleanup: busy\n"),
     ],
 )
@@ -161,7 +161,8 @@ def test_cleanup_says_what_it_did(
 ) -> None:
     monkeypatch.setattr(FakeDataplane, "error", error)
     monkeypatch.setattr("pointsman.cli.cleanup.answers", lambda _host, _port: False)
-    monkeypatch.setattr("pointsman.dataplane.nftables.NftablesDataplane", FakeDataplane)
+    monkeypatch.setattr("pointsman.agent.kernel.NftablesDataplane", FakeDataplane)
+    monkeypatch.setattr("pointsman.agent.kernel._may_have_traces", lambda mode: mode == "nftables")
     monkeypatch.setattr("pointsman.agent.startup.check_rights", lambda: None)
     result = CliRunner().invoke(app, ["cleanup"])
     assert (result.exit_code, result.output) == (status, output)
@@ -169,7 +170,8 @@ def test_cleanup_says_what_it_did(
 
 def test_cleanup_beside_an_agent_says_that_it_has_to_stop_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pointsman.cli.cleanup.answers", lambda _host, _port: True)
-    monkeypatch.setattr("pointsman.dataplane.nftables.NftablesDataplane", FakeDataplane)
+    monkeypatch.setattr("pointsman.agent.kernel.NftablesDataplane", FakeDataplane)
+    monkeypatch.setattr("pointsman.agent.kernel._may_have_traces", lambda mode: mode == "nftables")
     monkeypatch.setattr("pointsman.agent.startup.check_rights", lambda: None)
     result = CliRunner().invoke(app, ["cleanup"])
     assert result.exit_code == 0

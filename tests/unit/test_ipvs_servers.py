@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pointsman.dataplane.ipvs.entries import Wanted
@@ -111,6 +111,14 @@ def test_udp_and_sctp_servers_go_at_once() -> None:
         assert ipvs.memory.reals == {}
 
 
+def test_a_scheduler_that_refuses_for_a_drained_server_has_none() -> None:
+    ipvs = Ipvs()
+    rigid = Server(scheduler="dh", netmask=32)
+    ipvs.change({WEB: web(A, B, server=rigid)})
+    ipvs.change({WEB: web(A, server=rigid)})
+    assert ipvs.memory.reals[WEB] == {A: 1}
+
+
 def test_a_firewall_mark_has_its_clients_protocol() -> None:
     mark = ServerKey(4, "", "tcp", 0, 7)
     ipvs = Ipvs()
@@ -157,6 +165,7 @@ _POOLS = st.dictionaries(st.sampled_from([A, B, C]), st.integers(0, 3), max_size
 _WANTED = st.dictionaries(st.sampled_from([WEB, DNS]), _POOLS.filter(bool), max_size=2)
 
 
+@settings(deadline=None)  # pyroute2 is slow
 @given(st.lists(st.tuples(_WANTED, st.sampled_from([0, 1, 1000]), st.booleans()), max_size=8))
 def test_every_way_ends_at_what_is_wanted(steps: list[tuple[dict[ServerKey, dict[Real, int]], int, bool]]) -> None:
     ipvs = Ipvs()

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pointsman.dataplane.ipvs.entries import Entry, elements, key_of, servers, shared
-from pointsman.dataplane.ipvs.objects import SCHED2, Real, ServerKey
+from pointsman.dataplane.ipvs.objects import SCHED1, SCHED2, Real, ServerKey
 from pointsman.dataplane.ipvs.records import Marks, marks_of, records_of
 from pointsman.dataplane.ipvs.rules import FIRST_MARK, NETWORKS, SCHEMA
 from pointsman.dataplane.ipvs.table import Table
@@ -110,9 +110,16 @@ def test_the_virtual_servers_of_an_answer() -> None:
     answer = Answer("default/web", "sh", POOL, affinity=300, scheduler_flags=("mh-port", "sh-port"))
     ((key, wanted),) = servers(WEB, Entry(answer))
     assert key == ServerKey(4, "10.96.0.1", "tcp", 80)
-    assert (wanted.server.scheduler, wanted.server.flags, wanted.server.timeout) == ("sh", SCHED2, 300)
+    assert (wanted.server.scheduler, wanted.server.flags, wanted.server.timeout) == ("sh", SCHED1 | SCHED2, 300)
     assert wanted.reals == {Real("10.1.0.1", 8080): 1, Real("10.1.0.2", 8080): 3}
     assert wanted.protocol == "tcp"
+
+
+def test_hashes_fall_back_from_a_drained_backend() -> None:
+    drained = Pool((ONE, Backend("10.1.0.2", 8080, 0)))
+    for scheduler, flags, count in (("sh", SCHED1, 2), ("mh", SCHED1, 2), ("dh", 0, 1), ("rr", 0, 2)):
+        ((_, wanted),) = servers(WEB, Entry(Answer("default/web", scheduler, drained)))
+        assert (wanted.server.flags, len(wanted.reals)) == (flags, count)
 
 
 def test_clients_inside_have_a_virtual_server_of_their_own() -> None:

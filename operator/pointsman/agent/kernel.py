@@ -50,4 +50,17 @@ def real_kernel(sysctl_root: Path = SYSCTL_ROOT) -> Kernel:
 
 
 def _may_have_traces(mode: Mode) -> bool:
-    return mode != "ipvs" or _IPVS_TABLE.exists()
+    return mode != "ipvs" or _IPVS_TABLE.exists() or _has_routes()
+
+
+def _has_routes() -> bool:
+    """Tell whether routes of the mode ipvs are left: they outlive the kernel module."""
+    from pointsman.dataplane.ipvs.routes import LocalRoutes  # noqa: PLC0415 (only for those who need it)
+
+    routes = LocalRoutes()
+    try:
+        return any(routes.read(family) for family in (4, 6))
+    except OSError:
+        return False  # the kernel lacks this family
+    finally:
+        routes.close()

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Final
 
 import typer
 
+if TYPE_CHECKING:
+    from pointsman.api.names import Mode
+
 _LIVEZ: Final = ("127.0.0.1", 10256)
 """Where an agent with default options tells of its health."""
+_TRACES: Final[Mapping[Mode, str]] = {
+    "nftables": "the tables ip pointsman and ip6 pointsman, with all that was in them",
+    "ipvs": "the tables ip pointsman-ipvs and ip6 pointsman-ipvs, the virtual servers that stood in them, and the "
+    "local routes of protocol 112",
+}
+"""What a mode puts into the kernel."""
 _PATIENCE: Final = 0.5
 """Seconds that it may take to answer."""
 
@@ -17,29 +27,30 @@ def command() -> None:
 
     Stop the agent first: one that runs brings everything back.
     """
-    from pointsman.agent.startup import AgentError, check_rights  # noqa: PLC0415 (`pointsman --help` needs none of it)
-    from pointsman.dataplane.nftables import NftablesDataplane  # noqa: PLC0415 (as above)
-    from pointsman.dataplane.nftables.layout import TABLE  # noqa: PLC0415 (as above)
+    from pointsman.agent.kernel import real_kernel  # noqa: PLC0415 (`pointsman --help` needs none of it)
+    from pointsman.agent.startup import AgentError, check_rights  # noqa: PLC0415 (as above)
     from pointsman.dataplane.protocol import DataplaneError  # noqa: PLC0415 (as above)
 
     try:
         check_rights()
         running = answers(*_LIVEZ)
-        dataplane = NftablesDataplane()
-        dataplane.cleanup()
-        dataplane.close()
+        kernel = real_kernel()
+        modes = [mode for mode in kernel.dataplanes if kernel.traces(mode)]
+        for mode in modes:
+            dataplane = kernel.dataplanes[mode]()
+            dataplane.cleanup()
+            dataplane.close()
     except (AgentError, DataplaneError, OSError) as error:
         typer.echo(f"pointsman cleanup: {error}", err=True)
         raise typer.Exit(1) from error
-    tables = f"nftables: the tables ip {TABLE} and ip6 {TABLE}"
+    for mode in modes:
+        typer.echo(f"{mode}: {'removed' if running else 'gone are'} {_TRACES[mode]}")
     if not running:
-        typer.echo(f"{tables} are gone, with all that was in them")
         return
-    typer.echo(f"{tables} were removed, with all that was in them")
     host, port = _LIVEZ
     typer.echo(
-        f"pointsman cleanup: something answers on http://{host}:{port}/livez; if it is the agent, it brings the tables "
-        "back: stop the agent first, then run this again",
+        f"pointsman cleanup: something answers on http://{host}:{port}/livez; if it is the agent, it brings "
+        "everything back: stop the agent first, then run this again",
         err=True,
     )
 

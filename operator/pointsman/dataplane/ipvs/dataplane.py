@@ -64,7 +64,8 @@ class IpvsDataplane:
         """Open the way to the kernel.
 
         Raises:
-            DataplaneError: the kernel has no IPVS or no nf_tables, or the process may not use them; with the remedy.
+            DataplaneError: the kernel has no nf_tables, or the process may not use them; with the remedy.
+            OSError: it has no rtnetlink.
         """
         self._clock = clock
         self._kernel = IpvsKernel(sysctl_root)
@@ -162,13 +163,8 @@ class IpvsDataplane:
     def cleanup(self) -> None:
         """Delete our virtual servers, routes and tables."""
         try:
-            held = self._kernel.servers()
-            ours = [key for key in self._recorded() if key in held]
-            self._servers.adopt({key: Held(*held[key], "udp") for key in ours})
-            refused: dict[str, str] = {}
-            self._run(self._servers.change((), ours), refused)
-            if refused:
-                raise DataplaneError("; ".join(refused.values()))
+            if self._kernel.has_ipvs():
+                self._remove_servers()
             for family in _FAMILIES:
                 self._kernel.change_routes(family, (), self._kernel.routes.read(family))
         except OSError as error:
@@ -176,6 +172,16 @@ class IpvsDataplane:
         for fixed in self._fixed.values():
             fixed.delete()
         self._reset()
+
+    def _remove_servers(self) -> None:
+        held = self._kernel.servers()
+        ours = [key for key in self._recorded() if key in held]
+        # As UDP's: nobody waits for connections here.
+        self._servers.adopt({key: Held(*held[key], "udp") for key in ours})
+        refused: dict[str, str] = {}
+        self._run(self._servers.change((), ours), refused)
+        if refused:
+            raise DataplaneError("; ".join(refused.values()))
 
     def close(self) -> None:
         """Close the sockets."""

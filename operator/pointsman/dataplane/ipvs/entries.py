@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from pointsman.dataplane.ipvs.objects import WIDEST, Real, Server, ServerKey, flags_of
+from pointsman.dataplane.ipvs.objects import RIGID, WIDEST, Real, Server, ServerKey, flags_of
 from pointsman.dataplane.nftables.entries import address_ranges
 from pointsman.dataplane.nftables.layout import address_octets, frontend_key, number
 from pointsman.model.plan import Answer, Transport
@@ -64,15 +64,19 @@ def servers(frontend: Frontend, entry: Entry) -> Iterator[tuple[ServerKey, Wante
     family = frontend.family
     server = Server(
         scheduler=answer.scheduler,
-        flags=flags_of(answer.scheduler, answer.scheduler_flags),
+        # Without the fallback, clients whose hash leads to a real server of weight 0 are refused: a drain would hurt.
+        flags=flags_of(answer.scheduler, (*answer.scheduler_flags, "sh-fallback", "mh-fallback")),
         timeout=answer.affinity or 0,
         netmask=WIDEST[family],
     )
     everybody = answer.pool if answer.outside is None else answer.outside
     if everybody.backends:
-        yield key_of(frontend), Wanted(server, _reals(everybody), frontend.protocol)
+        yield key_of(frontend), Wanted(server, _reals(everybody, answer), frontend.protocol)
     if entry.mark and answer.pool.backends:
-        yield ServerKey(family, "", "tcp", 0, entry.mark), Wanted(server, _reals(answer.pool), frontend.protocol)
+        yield (
+            ServerKey(family, "", "tcp", 0, entry.mark),
+            Wanted(server, _reals(answer.pool, answer), frontend.protocol),
+        )
 
 
 def key_of(frontend: Frontend) -> ServerKey:
@@ -125,5 +129,6 @@ def _closed(pool: Pool) -> str:
     return "dropped" if pool.when_empty == "drop" else "refused"
 
 
-def _reals(pool: Pool) -> Mapping[Real, int]:
-    return {Real(backend.address, backend.port): backend.weight for backend in pool.backends}
+def _reals(pool: Pool, answer: Answer) -> Mapping[Real, int]:
+    rigid = answer.scheduler in RIGID
+    return {Real(b.address, b.port): b.weight for b in pool.backends if b.weight or not rigid}

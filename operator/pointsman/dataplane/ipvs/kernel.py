@@ -27,8 +27,8 @@ CONNTRACK: Final = "net/ipv4/vs/conntrack"
 _ONE_BY_ONE: Final = 32
 """Up to so many virtual servers are asked for one by one; for more the whole listing is read."""
 _NO_IPVS: Final = (
-    "no IPVS in this kernel; run `modprobe ip_vs` and put `ip_vs` into /etc/modules-load.d/ to keep it (Debian: the "
-    "package linux-image-amd64 has the module, linux-image-cloud-amd64 may not)"
+    "no IPVS in this kernel; run `modprobe ip_vs`, and put `ip_vs` into a file in /etc/modules-load.d to keep it "
+    "(Debian: the package linux-image-amd64 has the module; minimal kernels may not)"
 )
 
 
@@ -39,47 +39,75 @@ class IpvsKernel:
         sysctl_root: where the kernel's parameters are.
 
     Attributes:
-        ipvs: virtual and real servers.
         routes: our local routes.
         watch: the node's addresses.
     """
 
     def __init__(self, sysctl_root: Path) -> None:
-        """Open the sockets.
+        """Open the sockets; without IPVS there are still routes to remove.
 
         Raises:
-            DataplaneError: the kernel has no IPVS, or the process may not use it; with the remedy.
+            OSError: the kernel has no rtnetlink.
         """
         self._conntrack = sysctl_root / CONNTRACK
+        self._ipvs: IpvsSocket | None = None
+        self._why_none = _NO_IPVS
         try:
-            self.ipvs = IpvsSocket()
-        except FileNotFoundError as error:
-            raise DataplaneError(_NO_IPVS) from error
+            self._ipvs = IpvsSocket()
+        except FileNotFoundError:
+            pass
         except OSError as error:
-            raise DataplaneError(f"no generic netlink in this kernel ({error.strerror})") from error
+            self._why_none = f"no generic netlink in this kernel ({error.strerror})"
         self.routes, self.watch = LocalRoutes(), AddressWatch()
         self._schedulers: tuple[str, ...] | None = None
+
+    @property
+    def ipvs(self) -> IpvsSocket:
+        """Virtual and real servers.
+
+        Raises:
+            DataplaneError: the kernel has no IPVS; with the remedy.
+        """
+        if self._ipvs is None:
+            raise DataplaneError(self._why_none)
+        return self._ipvs
+
+    def has_ipvs(self) -> bool:
+        """Tell whether IPVS is there: it may never have been, and its module can be unloaded."""
+        try:
+            self.ipvs.version()
+        except (DataplaneError, FileNotFoundError):
+            return False
+        except OSError:
+            return True
+        return True
 
     def reason_against(self) -> str:
         """Say why the mode can't run here, with the remedy; "" when it can. Changes nothing."""
         try:
             self.ipvs.version()
+        except DataplaneError as error:
+            return str(error)
         except PermissionError:
             return "IPVS needs CAP_NET_ADMIN in the machine's first user namespace; run as root, or grant it"
         except FileNotFoundError:
             return _NO_IPVS
         except OSError as error:
             return f"IPVS does not answer ({error.strerror}); see the kernel's log"
+        return self._why_untracked()
+
+    def _why_untracked(self) -> str:
+        """Say why IPVS can't track connections, without which nothing of it is masqueraded; "" when it can."""
         try:
             tracked = self._conntrack.read_text("ascii").strip() == "1"
         except OSError:
             return f"{self._conntrack} is missing: IPVS can't track connections; use a kernel with CONFIG_IP_VS_NFCT"
-        if not tracked and not os.access(self._conntrack, os.W_OK):
-            return (
-                "net.ipv4.vs.conntrack is 0 and can't be set; run `sysctl -w net.ipv4.vs.conntrack=1` on the node, or "
-                "let the agent write there (--sysctl-root)"
-            )
-        return ""
+        if tracked or os.access(self._conntrack, os.W_OK):
+            return ""
+        return (
+            "net.ipv4.vs.conntrack is 0 and can't be set; run `sysctl -w net.ipv4.vs.conntrack=1` on the node, or let "
+            "the agent write there (--sysctl-root)"
+        )
 
     def schedulers(self) -> tuple[str, ...]:
         """Return the schedulers that the kernel has; asked once.
@@ -172,6 +200,7 @@ class IpvsKernel:
 
     def close(self) -> None:
         """Close the sockets."""
-        self.ipvs.close()
+        if self._ipvs is not None:
+            self._ipvs.close()
         self.routes.close()
         self.watch.close()

@@ -33,6 +33,9 @@ SCHEDULER_FLAGS: Final[Mapping[str, tuple[str, int]]] = MappingProxyType(
 )
 """A flag's name in ipvsadm(8) to its scheduler and its bit."""
 
+RIGID: Final = frozenset({"dh"})
+"""Schedulers that refuse the clients of a real server whose weight is 0, and can't be told otherwise."""
+
 WIDEST: Final[Mapping[Family, int]] = MappingProxyType({IPV4: 32, IPV6: 128})
 """Bits of an address."""
 

@@ -5,6 +5,7 @@ The rules of a graceful end, for real servers that are not wanted any more:
 * TCP: the weight becomes 0, so that nobody new comes; the real server is deleted when its connections have ended, or
   after a limit. One that is wanted again gets its weight back.
 * UDP and SCTP: deleted at once (kube-proxy does the same), as there is no end to wait for.
+* With a scheduler that refuses clients for the sake of a weight of 0 (`RIGID`): deleted at once, too.
 * A virtual server that is not wanted any more goes with the last of its real servers. New connections are refused
   by the rules meanwhile.
 """
@@ -14,6 +15,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from pointsman.dataplane.ipvs import wire
+from pointsman.dataplane.ipvs.objects import RIGID
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -170,7 +172,7 @@ class Servers:
 
     def _dismiss(self, key: ServerKey, held: Held, real: Real, commands: list[Command]) -> None:
         """Let a real server go: at once, or when its connections have ended."""
-        if held.protocol != _GRACEFUL:
+        if held.protocol != _GRACEFUL or held.server.scheduler in RIGID:
             self._remove_real(key, real, commands)
             return
         if held.reals[real]:
