@@ -174,7 +174,7 @@ def test_it_works_without_operator_and_custom_resources(ground: Ground, tmp_path
         assert until(lambda: ground.server() == "web-2") < 5
         ground.set_endpoints(*ground.pods[:1])
         log = agent.daemon.log.read_text("utf-8")
-        assert "ipvs is not there yet" in log, "the configuration of the file is in force"
+        assert "mode ipvs is wanted, mode nftables is in force" in log, "the configuration of the file is in force"
         until(lambda: ground.plane.api.find(LEASE))
         lease = ground.plane.api.get(LEASE)
         assert lease["spec"]["holderIdentity"] == NODE
@@ -221,6 +221,40 @@ def test_the_status_says_what_is_in_force(ground: Ground) -> None:
         until(lambda: ground.condition("ModeInForce") == ("False", "ModeNotSupported", 3))
         assert ground.condition("Ready") == ("True", "Programmed", 3)
         assert any("ipvs" in problem["message"] for problem in ground.status()["problems"])
+
+
+@pytest.mark.usefixtures("custom_resources")
+def test_everyone_is_told_of_a_mode_that_is_not_there(ground: Ground, tmp_path: Path) -> None:
+    # Where the kernel has IPVS it is of no use here: an agent that cannot switch its connection tracking on leaves it.
+    (tmp_path / "net" / "core").mkdir(parents=True)
+    with ground.agent("--sysctl-root", str(tmp_path)) as agent:
+        agent.wait_until_ready()
+        ground.apply_node_proxy(mode="ipvs", scheduler="lc")
+        until(lambda: ground.condition("ModeInForce") == ("True", "FellBack", 1))
+        (condition,) = (each for each in ground.status()["conditions"] if each["type"] == "ModeInForce")
+        why = condition["message"].removeprefix(
+            "mode ipvs is not there on this node; nftables of fallbackModes is in force; ipvs: "
+        )
+        assert why != condition["message"]
+        assert f"mode ipvs is wanted, mode nftables is in force; ipvs: {why}" in agent.daemon.log.read_text("utf-8")
+        assert fetch(ground.node, "127.0.0.1", 10249, "/proxyMode")[1] == b"nftables"
+        shown = ground.plane.kubectl("get", "npx", NODE, "-o", "wide").splitlines()
+        columns = {name: shown[0].index(name) for name in ("MODE ", "WANTED")}
+        assert {name: shown[1][at:].split()[0] for name, at in columns.items()} == {
+            "MODE ": "nftables",
+            "WANTED": "ipvs",
+        }
+        until(lambda: why in ground.plane.kubectl("describe", "node", NODE))
+        said = ground.plane.kubectl("describe", "node", NODE)
+        assert "Warning  ProxyModeFellBack" in said
+        (problem,) = ground.status()["problems"]
+        assert problem["message"] == '"lc" is not there in mode nftables, which is in force; "random" is used'
+        ground.plane.api.patch(f"{SERVICES}/web", {"metadata": {"annotations": {"pointsman.dev/scheduler": "sed"}}})
+        until(lambda: [each["object"] for each in ground.status()["problems"]][1:] == ["Service default/web"])
+        ground.apply_node_proxy(mode="nftables")
+        until(lambda: ground.condition("ModeInForce") == ("True", "AsConfigured", 2))
+        until(lambda: "Normal   ProxyModeInForce" in ground.plane.kubectl("describe", "node", NODE))
+        ground.plane.api.patch(f"{SERVICES}/web", {"metadata": {"annotations": {"pointsman.dev/scheduler": None}}})
 
 
 @pytest.mark.usefixtures("custom_resources")
