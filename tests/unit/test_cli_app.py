@@ -175,8 +175,8 @@ def test_cleanup_beside_an_agent_says_that_it_has_to_stop_first(monkeypatch: pyt
     monkeypatch.setattr("pointsman.agent.startup.check_rights", lambda: None)
     result = CliRunner().invoke(app, ["cleanup"])
     assert result.exit_code == 0
-    assert "were removed" in result.stdout
-    assert "are gone" not in result.stdout
+    assert "removed the tables" in result.stdout
+    assert "gone" not in result.stdout
     assert "stop the agent first" in result.stderr
 
 

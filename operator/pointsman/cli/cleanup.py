@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from pointsman.api.names import Mode
 
 _LIVEZ: Final = ("127.0.0.1", 10256)
