@@ -103,8 +103,8 @@ class LocalRoutes:
     def change(self, family: Family, add: Iterable[str], remove: Iterable[str], source: str | None = None) -> None:
         """Remove routes, then add others. What is gone or there already is fine.
 
-        A route whose source changes has to be in both. An address that leaves the node stays the source of IPv4 routes
-        (no answer finds its way back then), while IPv6 routes lose their source: compare `sources` with what shall be.
+        A route whose source changes has to be in both. An address that leaves the node stays the source of our routes
+        (no answer finds its way back then; IPv6 routes lose it in newer kernels): compare `sources` with what shall be.
 
         Args:
             family: IP version of everything else.
