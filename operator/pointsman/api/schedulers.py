@@ -45,8 +45,8 @@ NEAREST: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         "nq": ("sed", "wlc", "lc", "random", "wrr", "rr"),
         # The same destination has the same server, as long as that has room. Room goes before sameness: with `dh` a
         # Service of one cluster IP has one server.
-        "lblc": ("lblcr", "lc", "wlc", "dh", "random", "rr"),
-        "lblcr": ("lblc", "lc", "wlc", "dh", "random", "rr"),
+        "lblc": ("lblcr", "lc", "wlc", "random", "rr"),
+        "lblcr": ("lblc", "lc", "wlc", "random", "rr"),
         "dh": ("lblc", "lblcr", "random", "rr"),
         # The same client has the same server.
         "sh": ("mh", "random", "rr"),
