@@ -213,9 +213,10 @@ def test_records_tell_whose_a_virtual_server_is() -> None:
 
 def test_marks_are_given_once() -> None:
     one, two, three = _SPOTS[:3]
-    marks = Marks({one: FIRST_MARK}, frozenset({FIRST_MARK + 1}))
+    marks = Marks(4, {one: FIRST_MARK}, frozenset({FIRST_MARK + 1}))
     assert marks.take(one) == FIRST_MARK
     assert marks.take(two) == FIRST_MARK + 2
+    assert Marks(6, {}).take(two) == FIRST_MARK + 0x8000
     marks.release(two)
     assert marks.of(two) == 0
     assert marks.take(three) not in {FIRST_MARK, FIRST_MARK + 1}

@@ -77,7 +77,7 @@ class IpvsDataplane:
     def _reset(self) -> None:
         """Know nothing of what the kernel holds."""
         self._tables = {family: Table(family) for family in _FAMILIES}
-        self._marks = {family: Marks({}) for family in _FAMILIES}
+        self._marks = {family: Marks(family, {}) for family in _FAMILIES}
         self._servers = Servers(self._clock)
         self._answers: dict[Frontend, Answer] = {}
         self._places = Places(NodeSettings(), ())
@@ -203,7 +203,7 @@ class IpvsDataplane:
         records = {key: f for family in _FAMILIES for key, f in records_of(family, found[family]).items()}
         strangers = frozenset(held.keys() - records.keys())
         taken = frozenset(key.mark for key in strangers)
-        self._marks = {family: Marks(marks_of(family, found[family]), taken) for family in _FAMILIES}
+        self._marks = {family: Marks(family, marks_of(family, found[family]), taken) for family in _FAMILIES}
         self._servers.adopt({key: Held(*held[key], f.protocol) for key, f in records.items() if key in held})
         count, refused = _Count(self._servers), dict[str, str]()
         spots = self._spots(self._answers) | {records[key] for key in self._servers.held}

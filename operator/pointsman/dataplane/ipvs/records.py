@@ -13,6 +13,7 @@ from pointsman.dataplane.ipvs.entries import key_of
 from pointsman.dataplane.ipvs.objects import ServerKey
 from pointsman.dataplane.ipvs.rules import FIRST_MARK, MARKS
 from pointsman.dataplane.nftables.layout import frontend_in
+from pointsman.model.plan import IPV4
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -41,15 +42,21 @@ def marks_of(family: Family, held: Mapping[str, Elements]) -> dict[Frontend, int
 class Marks:
     """Gives frontends their firewall marks; a frontend keeps its own for as long as it needs one.
 
+    The families take theirs from halves of their own: a listing does not tell the family of a mark.
+
     Args:
-        known: marks that are in use in one family.
+        family: IP version.
+        known: marks that are in use in this family.
         taken: marks of others' virtual servers.
     """
 
-    def __init__(self, known: Mapping[Frontend, int], taken: frozenset[int] = frozenset()) -> None:
+    def __init__(
+        self, family: Family, known: Mapping[Frontend, int], taken: frozenset[int] = frozenset()
+    ) -> None:  # fmt: skip
+        self._first = FIRST_MARK if family == IPV4 else FIRST_MARK + MARKS // 2
         self._known = dict(known)
         self._used = set(taken) | set(known.values())
-        self._next = FIRST_MARK
+        self._next = self._first
 
     def of(self, frontend: Frontend) -> int:
         """Return a frontend's mark, or 0."""
@@ -68,8 +75,8 @@ class Marks:
 
     def _free(self) -> int:
         """Return the next mark that is free, going round: one that was just given back rests for a while."""
-        for step in range(MARKS):
-            mark = FIRST_MARK + (self._next - FIRST_MARK + step) % MARKS
+        for step in range(MARKS // 2):
+            mark = self._first + (self._next - self._first + step) % (MARKS // 2)
             if mark not in self._used:
                 self._used.add(mark)
                 self._next = mark + 1

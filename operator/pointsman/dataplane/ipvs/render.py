@@ -47,7 +47,7 @@ def render(plan: Plan, addresses: Iterable[str] = ()) -> str:
 
 
 def _entries(plan: Plan, places: Places) -> dict[Frontend, Entry]:
-    marks = {family: Marks({}) for family in _FAMILIES}
+    marks = {family: Marks(family, {}) for family in _FAMILIES}
     found: dict[Frontend, Entry] = {}
     # A frontend at an address of its own comes before a node port there.
     for frontend in sorted(plan.answers, key=lambda frontend: (frontend.address == NODE_PORT, frontend)):
