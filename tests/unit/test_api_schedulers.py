@@ -45,7 +45,7 @@ def test_what_is_there_is_itself_and_else_it_is_one_that_is_there(scheduler: str
     ("scheduler", "mode", "expected"),
     [
         *((name, "nftables", "random") for name in ("lc", "wlc", "sed", "nq", "fo", "ovf")),
-        *((name, "nftables", "dh") for name in ("lblc", "lblcr")),
+        *((name, "nftables", "random") for name in ("lblc", "lblcr")),
         ("random", "ipvs", "rr"),
         *((name, "iptables", "random") for name in sorted(EVERY)),
         *((name, "userspace", "rr") for name in sorted(EVERY)),
@@ -60,8 +60,8 @@ def test_another_mode_has_something_near(scheduler: str, mode: Mode, expected: s
     [
         ("mh", "sh", "rr"),
         ("sh", "mh", "rr"),
-        ("lblcr", "lblc", "lc", "wlc", "dh", "rr"),
-        ("lblc", "lblcr", "lc", "wlc", "dh", "rr"),
+        ("lblcr", "lblc", "lc", "wlc", "rr"),
+        ("lblc", "lblcr", "lc", "wlc", "rr"),
         ("lc", "wlc", "sed", "nq", "rr"),
         ("wlc", "sed", "nq", "lc", "wrr", "rr"),
         ("fo", "ovf", "wrr", "rr"),
