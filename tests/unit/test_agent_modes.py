@@ -374,7 +374,9 @@ def test_a_trace_of_what_the_node_does_not_support_is_none() -> None:
     node.traces = {"ipvs"}
     node.machine.unload("ipvs")
     assert not node.start().facts.problems[1:]
-    assert node.machine.did() == [("nftables", "adopt")]
+    assert node.machine.did() == [("nftables", "adopt"), ("ipvs", "cleanup")]
+    node.later(1000.0)
+    assert not node.machine.did(), "it was tried once"
 
 
 def test_what_cannot_be_removed_is_told_and_tried_again() -> None:

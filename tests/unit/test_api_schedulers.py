@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 import pytest
@@ -19,6 +21,7 @@ from pointsman.dataplane.ipvs import objects
 if TYPE_CHECKING:
     from pointsman.api.names import Mode
 
+PAGE = Path(__file__).parents[2] / "docs" / "schedulers.md"
 EVERY = frozenset(name for names in SCHEDULERS.values() for name in names)
 IPVS = SCHEDULERS["ipvs"]
 
@@ -75,6 +78,19 @@ def test_a_kernel_that_lacks_modules_goes_down_the_row(order: tuple[str, ...]) -
     for place, expected in enumerate(order):
         there = [name for name in IPVS if name not in order[:place]]
         assert nearest(order[0], "ipvs", there) == expected
+
+
+def test_the_page_on_schedulers_has_the_same_table() -> None:
+    text = PAGE.read_text("utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| `(\w+)` \| ((?:`\w+`(?:, )?)+) \|$", text, re.MULTILINE)
+    written = {name: (always, tuple(re.findall(r"\w+", order))) for name, always, order in rows}
+    assert written == {
+        name: (
+            nearest(name, "nftables", SCHEDULERS["nftables"]),
+            tuple(each for each in NEAREST[name] if each in IPVS),
+        )
+        for name in NEAREST
+    }
 
 
 def test_flags_are_those_of_the_dataplane() -> None:

@@ -206,12 +206,12 @@ def test_a_given_configuration_wins() -> None:
 def test_schedulers_are_those_of_the_mode_in_force() -> None:
     made = planner(config(mode="ipvs", scheduler="lc"), service(), service("other", "10.96.0.2", scheduler="lblc"))
     assert {f.address: answer.scheduler for f, answer in made.answers.items()} == {
-        "10.96.0.1": "random", "10.96.0.2": "dh",
+        "10.96.0.1": "random", "10.96.0.2": "random",
     }  # fmt: skip
     told = [str(problem) for problem in made.problems]
     assert [text.split(":")[0] for text in told] == ["ProxyConfig c", "Service ns/other"]
     assert '"lc" is not there in mode nftables, which is in force; "random" is used' in told[0]
-    assert '"lblc" is not there in mode nftables, which is in force; "dh" is used' in told[1]
+    assert '"lblc" is not there in mode nftables, which is in force; "random" is used' in told[1]
     ipvs = Planner("here", mode="ipvs", config=config(mode="ipvs", scheduler="lc").spec)
     ipvs.put(service())
     ipvs.take()

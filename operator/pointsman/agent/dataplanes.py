@@ -137,11 +137,14 @@ class Dataplanes:
 
     def _remove(self, mode: Mode) -> Problem | None:
         try:
-            # A mode that the node does not support, and that was not in force here, has left nothing.
-            if mode in self._left or self.support(mode).available:
-                self.open(mode).cleanup()
+            self.open(mode).cleanup()
         except (DataplaneError, OSError) as error:
+            # Nobody knows that it was ever in force here; where it cannot be, it was not.
+            is_known = mode in self._left or self.support(mode).available
             self.close_candidate(mode)
+            if not is_known:
+                self._suspected.discard(mode)
+                return None
             return Problem(
                 source="kernel",
                 object="",

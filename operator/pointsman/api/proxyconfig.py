@@ -70,9 +70,10 @@ class Ipvs(Part):
     """Virtual servers with addresses in these networks belong to somebody else and are never touched."""
 
     scheduler_flags: SchedulerFlags = ()
-    """Variants of the schedulers `sh` and `mh`, for Services without the annotation `pointsman.dev/scheduler-flags`:
-    `sh-port` and `mh-port` hash the client's port, too; `sh-fallback` and `mh-fallback` choose another backend for
-    the clients of one whose weight is 0. What is not for a Service's scheduler has no effect there."""
+    """Variants of the schedulers `sh` and `mh`, for Services without the annotation `pointsman.dev/scheduler-flags`.
+    `sh-port` and `mh-port`: the client's port is hashed, too. `sh-fallback` and `mh-fallback`: clients of a backend
+    whose weight is 0 get another one; that is so whether or not it is written. What is not for a Service's scheduler
+    has no effect there."""
 
     graceful_termination: Duration = 900.0
     """How long the connections of a TCP backend that left may go on before the real server is deleted. It gets no new

@@ -24,7 +24,7 @@ from pointsman.api.proxyconfig import (
     Rollout,
 )
 from pointsman.api.reference_text import ANNOTATIONS, CONDITION, HEAD
-from pointsman.api.schedulers import DEFAULT_SCHEDULER, NEAREST, SCHEDULERS, nearest
+from pointsman.api.schedulers import DEFAULT_SCHEDULER, SCHEDULERS
 from pointsman.api.status import (
     AgentInfo,
     Condition,
@@ -208,18 +208,11 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|")
 
 
-def _substitutes(scheduler: str) -> str:
-    always = nearest(scheduler, "nftables", SCHEDULERS["nftables"])
-    order = ", ".join(f"`{name}`" for name in (scheduler, *NEAREST[scheduler]) if name in SCHEDULERS["ipvs"])
-    return f"| `{scheduler}` | `{always}` | {order} |\n"
-
-
 def _schedulers() -> str:
     rows = "".join(
         f"| `{mode}` | {', '.join(f'`{name}`' for name in SCHEDULERS[mode])} | `{DEFAULT_SCHEDULER[mode]}` |\n"
         for mode in MODES
     )
-    substitutes = "".join(_substitutes(name) for name in NEAREST)
     return f"""\
 ## Schedulers
 
@@ -228,13 +221,10 @@ def _schedulers() -> str:
 {rows}
 In mode `ipvs`, a scheduler also needs its module in the node's kernel (`ip_vs_NAME`).
 
-Where a scheduler is not there, because another mode is in force or the module is missing, what comes nearest is used;
-`status.problems` of the node's `NodeProxy` names each Service that this concerns. In mode `iptables` that is always
-`random`, in mode `userspace` always `rr`.
-
-| wanted | in mode `nftables` | in mode `ipvs`, the first that the kernel has |
-|---|---|---|
-{substitutes}"""
+Where a scheduler is not there, because another mode is in force or the module is missing, [what comes
+nearest](schedulers.md#when-a-scheduler-is-not-there) is used; `status.problems` of the node's `NodeProxy` names each
+Service that this concerns.
+"""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
