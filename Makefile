@@ -4,7 +4,7 @@
 .DEFAULT_GOAL := help
 PYTHON := .venv/bin/python
 
-.PHONY: help setup lab cluster test conformance bench bench-cluster format lint docs lock clean
+.PHONY: help setup lab cluster vm test conformance bench bench-cluster format lint docs lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 22
@@ -17,6 +17,10 @@ lab: setup ## a small cluster on this machine: real connections through real rul
 
 cluster: setup ## a cluster with a real API server, kept up for kubectl (builds it with Go: 12 minutes, once)
 	@$(PYTHON) -m pointsman lab --cluster --keep $(ARGS)
+
+vm: ## a command as root in a virtual machine whose kernel has IPVS; ARGS="ipvsadm -Ln"
+	@scripts/setup cluster
+	@$(PYTHON) -m pointsman.lab.vm -- $(ARGS)
 
 test: ## every check and test, up to a real cluster (builds it with Go: 25 minutes, once)
 	@scripts/setup cluster

@@ -141,7 +141,8 @@ class Host:
             yield _report(item, "setup", lambda: do_without(self._lacking))
             return
         if self._replay is None:
-            yield _report(item, "setup", lambda: pytest.fail(self._reason, pytrace=False))
+            words, self._reason = self._reason, _told_once(self._reason)
+            yield _report(item, "setup", lambda: pytest.fail(words, pytrace=False))
             return
         phase: _Phase = "setup"
         try:
@@ -150,7 +151,7 @@ class Host:
                 phase = "teardown" if report.when == "call" else "call"
         except LabError as error:
             words = self._lose(error)
-            self._reason = f"the guest was lost in {item.nodeid}, before this test"
+            self._reason = f"the guest was lost in {item.nodeid}, before this test could run"
             yield _report(item, phase, lambda: pytest.fail(words, pytrace=False))
 
     def _start(self, items: Sequence[pytest.Item]) -> None:
@@ -215,6 +216,11 @@ def job(config: pytest.Config, environment: Mapping[str, str]) -> Job:
     apart = ["sh", "-c", f'exec 3>&1 >{SHARED}/{OUTPUT} 2>&1; exec "$@"', "sh"]
     passed = {name: environment[name] for name in ("CI",) if name in environment}
     return Job((*apart, *command), config.rootpath, {**passed, EVENTS: "3"}, LIMIT)
+
+
+def _told_once(reason: str) -> str:
+    """Shorten a reason for the tests behind the first one that tells it."""
+    return reason.partition("; ")[0]
 
 
 def _report(item: pytest.Item, when: _Phase, ends: Callable[[], None]) -> pytest.TestReport:

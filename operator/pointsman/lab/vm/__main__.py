@@ -30,12 +30,15 @@ def main(arguments: list[str]) -> int:
     try:
         machine.check()
         chosen = kernel.provide(_say)
-        return _run(options, chosen) if options.command else 0
+        if options.command:
+            return _run(options, chosen)
+        _say(f"kernel {chosen.release} is there: {chosen.root}")
     except LabError as error:
         _say(str(error))
         return 1
     except KeyboardInterrupt:
         return 130
+    return 0
 
 
 def _run(options: argparse.Namespace, chosen: kernel.Kernel) -> int:
