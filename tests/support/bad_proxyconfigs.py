@@ -178,6 +178,7 @@ GOOD: Final[tuple[dict[str, object], ...]] = (
     {"priority": -5, "masqueradeAll": True, "localDetection": "NodeCIDR"},
     {"conntrack": {"maxPerCore": 0, "min": 2**31 - 1, "tcpBeLiberal": False, "udpStreamTimeout": "0s"}},
     {"ipvs": {"strictARP": True, "tcpFinTimeout": "2m", "excludeCIDRs": ["192.0.2.0/25"]}},
+    {"mode": "ipvs", "scheduler": "mh", "ipvs": {"schedulerFlags": ["sh-port", "mh-port"]}},
     {"rollout": {"maxUnavailable": 1}},
     {"rollout": {"maxUnavailable": "100%"}},
     _selector(key="a", operator="Exists"),
