@@ -67,6 +67,11 @@ def ground(network: Network, servers: Servers) -> Ground:
 
     Cluster IPs 10.96.0.0/12 and fd00:10:96::/112 are routed to the node under test.
     """
+    return lay_ground(network, servers)
+
+
+def lay_ground(network: Network, servers: Servers) -> Ground:
+    """Build the `ground`."""
     node = network.node("node-1", "172.16.0.1", "fd00:172:16::1")
     other = network.node("node-2", "172.16.0.2", "fd00:172:16::2")
     pods = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from pointsman.dataplane.netlink import NftSocket, attributes
 from pointsman.dataplane.nftables import NftablesDataplane
@@ -14,10 +14,10 @@ from pointsman.lab.traffic import Answered, connect
 from pointsman.model.plan import NODE_PORT, Answer, Backend, Delta, Frontend, NodeSettings, Plan, Pool
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from kernel.conftest import Ground
-    from pointsman.dataplane.protocol import Written
+    from pointsman.dataplane.protocol import Dataplane, Written
     from pointsman.lab.network import Host
     from pointsman.lab.servers import Server
     from pointsman.model.plan import Family, Transport
@@ -30,14 +30,22 @@ SETTINGS = NodeSettings(
 CLIENTS = {4: "198.18.0.0/15", 6: "2001:db8:198::/64"}
 """Networks of which the client has every address."""
 
+Plane = TypeVar("Plane", bound="Dataplane")
 
-class Proxied:
-    """The ground, with a dataplane on its node, and what that dataplane shall hold."""
 
-    def __init__(self, ground: Ground, dataplane: NftablesDataplane, plan: Plan) -> None:
+class OnGround(Generic[Plane]):
+    """The ground, with a dataplane on its node, and what that dataplane shall hold: nothing at first.
+
+    Args:
+        ground: where the node is.
+        opened: opens a dataplane on the node.
+    """
+
+    def __init__(self, ground: Ground, opened: Callable[[], Plane]) -> None:
         self.ground = ground
-        self.dataplane = dataplane
-        self.plan = plan
+        self.dataplane = opened()
+        self.plan = Plan({}, SETTINGS)
+        self._opened = opened
 
     def put(self, changed: Mapping[Frontend, Answer], *, gone: Iterable[Frontend] = ()) -> Written:
         """Apply a delta."""
@@ -54,16 +62,12 @@ class Proxied:
     def restart(self) -> Written:
         """Put a new dataplane in place of this one, as a new agent does."""
         self.dataplane.close()
-        self.dataplane = open_dataplane(self.ground.node)
+        self.dataplane = self._opened()
         return self.adopt()
 
     def nft(self, *words: str, stdin: str = "") -> str:
         """Run nft on the node, as another program would."""
         return self.ground.node.namespace.run("nft", *words, stdin=stdin)
-
-    def tables(self) -> dict[str, list[str]]:
-        """Return what both tables hold, but for counters and what packets fill, in an order of its own."""
-        return {family: table_words(self.nft("-s", "list", "table", family, "pointsman")) for family in ("ip", "ip6")}
 
     def endpoints(self, count: int, protocol: Transport = "tcp", family: Family = 4) -> list[Server]:
         """Start servers a, b, c, ... on the pods of this node, in the order of their addresses."""
@@ -75,20 +79,32 @@ class Proxied:
         ]
 
 
+class Proxied(OnGround[NftablesDataplane]):
+    """The ground with nftables on its node."""
+
+    def tables(self) -> dict[str, list[str]]:
+        """Return what both tables hold, but for counters and what packets fill, in an order of its own."""
+        return {family: table_words(self.nft("-s", "list", "table", family, "pointsman")) for family in ("ip", "ip6")}
+
+
 @contextmanager
 def proxied(ground: Ground) -> Iterator[Proxied]:
     """Put a dataplane on the ground's node, with an empty plan, and give the client many addresses."""
-    for family, network in CLIENTS.items():
-        ground.network.route(network, via=ground.client)
-        # Every address of the network is the client's own, without a list of them.
-        ground.client.namespace.run("ip", f"-{family}", "route", "add", "local", network, "dev", "lo")
-        ground.client.namespace.sysctl({"net/ipv4/ip_nonlocal_bind": "1", "net/ipv6/ip_nonlocal_bind": "1"})
-    made = Proxied(ground, open_dataplane(ground.node), Plan({}, SETTINGS))
+    give_addresses(ground)
+    made = Proxied(ground, lambda: open_dataplane(ground.node))
     try:
         made.adopt()
         yield made
     finally:
         made.dataplane.close()
+
+
+def give_addresses(ground: Ground) -> None:
+    """Give the client every address of `CLIENTS`, without a list of them."""
+    for family, network in CLIENTS.items():
+        ground.network.route(network, via=ground.client)
+        ground.client.namespace.run("ip", f"-{family}", "route", "add", "local", network, "dev", "lo")
+        ground.client.namespace.sysctl({"net/ipv4/ip_nonlocal_bind": "1", "net/ipv6/ip_nonlocal_bind": "1"})
 
 
 def open_dataplane(node: Host) -> NftablesDataplane:

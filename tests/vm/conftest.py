@@ -10,11 +10,15 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
+
 from kernel.conftest import _needs, ground, network, servers
 from support.guest_reports import EVENTS, Host, Sender
+from support.ipvs import IpvsNode, Shared, ipvs_node, shared_ground
+from support.latest import Latest
 
 if TYPE_CHECKING:
-    import pytest
+    from collections.abc import Iterator
 
 __all__ = ["_needs", "ground", "network", "servers"]  # what the kernel tier's tests stand on, here too
 
@@ -25,3 +29,16 @@ def pytest_configure(config: pytest.Config) -> None:
     else:
         plugin = Host(config, Path(__file__).parent)
     config.pluginmanager.register(plugin, "pointsman-guest")
+
+
+@pytest.fixture(scope="session")
+def _shared() -> Iterator[Latest[Shared]]:
+    with Latest[Shared]() as made:
+        yield made
+
+
+@pytest.fixture
+def node(_needs: None, _shared: Latest[Shared]) -> Iterator[IpvsNode]:
+    """A node in the mode `ipvs` with an empty plan, on a ground that all tests of this tier share."""
+    with ipvs_node(_shared.get("ground", shared_ground)) as made:
+        yield made
