@@ -20,7 +20,7 @@ cluster: setup ## a cluster with a real API server, kept up for kubectl (builds 
 
 vm: ## a command as root in a virtual machine whose kernel has IPVS; ARGS="ipvsadm -Ln"
 	@scripts/setup cluster
-	@$(PYTHON) -m pointsman.lab.vm -- $(ARGS)
+	@$(PYTHON) -m pointsman.lab.vm $(ARGS)
 
 test: ## every check and test, up to a real cluster (builds it with Go: 25 minutes, once)
 	@scripts/setup cluster

@@ -171,9 +171,9 @@ class Host:
     def _boot(self, chosen: kernel.Kernel, node_ids: list[str]) -> Guest:
         place = Path(self._resources.enter_context(tempfile.TemporaryDirectory(prefix="pointsman-vm-")))
         guest = Guest(chosen, job(self._config, os.environ), place)
+        (guest.shared / NODE_IDS).write_text("".join(f"{node_id}\n" for node_id in node_ids), "utf-8")
         self._say(f"a guest with kernel {chosen.release} boots under software emulation")
         self._resources.enter_context(guest)
-        (guest.shared / NODE_IDS).write_text("".join(f"{node_id}\n" for node_id in node_ids), "utf-8")
         self._say(f"{guest.wait_until_up()}; it runs {len(node_ids)} tests")
         return guest
 

@@ -1,4 +1,4 @@
-"""``python -m pointsman.lab.vm -- COMMAND…``: run a command in a guest whose kernel has IPVS, as root.
+"""``python -m pointsman.lab.vm COMMAND…``: run a command in a guest whose kernel has IPVS, as root.
 
 The guest has this machine's files. What the command writes is gone when it ends, but for what it writes to
 /run/pointsman: ``--results DIRECTORY`` keeps that.
@@ -15,7 +15,7 @@ from pathlib import Path
 from pointsman.lab.namespaces import LabError
 from pointsman.lab.vm import kernel, machine
 from pointsman.lab.vm.command import JOB, SHARED, Job
-from pointsman.lab.vm.guest import Guest
+from pointsman.lab.vm.guest import LOST, Guest
 
 _LIMIT = 3600
 
@@ -27,6 +27,8 @@ def main(arguments: list[str]) -> int:
         The command's exit status; 1 when there is no guest.
     """
     options = _parser().parse_args(arguments)
+    if options.command[:1] == ["--"]:
+        del options.command[0]
     try:
         machine.check()
         chosen = kernel.provide(_say)
@@ -47,7 +49,8 @@ def _run(options: argparse.Namespace, chosen: kernel.Kernel) -> int:
     with tempfile.TemporaryDirectory(prefix="pointsman-vm-") as place, Guest(chosen, job, Path(place)) as guest:
         _say(guest.wait_until_up())
         guest.relay(sys.stdout.buffer)
-        status = guest.wait()
+        if (status := guest.wait()) == LOST:
+            _say(f"the guest may have ended before the command did; {guest.last_words()}")
         if options.results:
             shutil.copytree(guest.shared, options.results, dirs_exist_ok=True, ignore=shutil.ignore_patterns(JOB))
         return status
@@ -58,7 +61,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(program, description="Run a command as root in a guest whose kernel has IPVS.")
     parser.add_argument("--limit", type=int, default=_LIMIT, metavar="SECONDS", help="end the command after this time")
     parser.add_argument("--results", type=Path, metavar="DIRECTORY", help=f"gets what the command wrote to {SHARED}")
-    parser.add_argument("command", nargs="*", metavar="COMMAND", help="without one the kernel is only fetched")
+    words = "with its arguments; without one the kernel is only fetched"
+    parser.add_argument("command", nargs=argparse.REMAINDER, metavar="COMMAND", help=words)
     return parser
 
 

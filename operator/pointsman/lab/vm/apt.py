@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 NEWEST: Final = "linux-image-amd64"
 """Debian's package without a version: it depends on the newest kernel of the release."""
 
-_DEPENDENCY: Final = re.compile(r"^Depends:.*?\blinux-image-(?P<release>\d[^ ,]*-amd64)(?![^ ,])", re.MULTILINE)
+_DEPENDENCY: Final = re.compile(r"^Depends:.*?\blinux-image-(?P<release>\d[^\s,]*-amd64)(?![^\s,])", re.MULTILINE)
 _PATIENCE: Final = 900.0
 
 

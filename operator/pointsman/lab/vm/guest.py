@@ -43,9 +43,11 @@ class Guest:
         Args:
             kernel: what to boot.
             job: what it runs.
-            place: an empty directory for this guest alone; what `shared` has in the end is its result.
+            place: an empty directory for this guest alone. In it is `shared`, which the guest finds and leaves as it
+                is: what it needs is put there before the start, its results are there in the end.
         """
         self.shared = place / "shared"
+        self.shared.mkdir()
         self.console = place / "console.log"
         self._place = place
         self._kernel = kernel
@@ -59,7 +61,6 @@ class Guest:
         Raises:
             LabError: virtme-run is not there.
         """
-        self.shared.mkdir()
         (self.shared / JOB).write_text(self._job.script(), "utf-8")
         virtme = machine.find_virtme()
         self._process = subprocess.Popen(  # noqa: S603 - a fixed command
@@ -98,9 +99,12 @@ class Guest:
             LabError: it ended, or it takes too long; the message has the end of its console.
         """
         deadline = time.monotonic() + BOOT_PATIENCE
-        while (line := self.read_line(deadline - time.monotonic())) is not None:
-            if line.startswith(UP):
-                return line.partition(": ")[2]
+        try:
+            while (line := self.read_line(deadline - time.monotonic())) is not None:
+                if line.startswith(UP):
+                    return line.partition(": ")[2]
+        except LabError as error:
+            raise LabError(f"the guest did not come up: {error}; {self.last_words()}") from None
         raise LabError(f"the guest ended before it was up; {self.last_words()}")
 
     def read_line(self, patience: float) -> str | None:
@@ -153,7 +157,7 @@ class Guest:
             rest = deadline - time.monotonic()
             ready = self._selector.select(rest) if rest > 0 else []
             if not ready:
-                raise LabError(f"the guest has been silent for too long; {self.last_words()}")
+                raise LabError("the guest has been silent for too long")
             for key, _ in ready:
                 piece = os.read(key.fd, 65536)
                 if not piece:
