@@ -94,7 +94,7 @@ def _in_a_guest(options: argparse.Namespace) -> int:
 def _servers(services: int, endpoints: int, repeats: int) -> Numbers:
     """Load a plan by us and by ipvsadm, in turn; then change it."""
     plan = _plan(services, endpoints)
-    lines = render(plan).partition("ipvsadm --restore <<'END'\n")[2].removesuffix("END\n")
+    lines = render(plan).partition("ipvsadm --restore <<'END'\n")[2].partition("END\n")[0]
     ours, theirs = [], []
     for _ in range(repeats):
         with _namespace():

@@ -26,7 +26,7 @@ def script(**answers: Answer) -> str:
 
 
 def servers(text: str) -> list[str]:
-    return text.partition("ipvsadm --restore <<'END'\n")[2].splitlines()[:-1]
+    return text.partition("ipvsadm --restore <<'END'\n")[2].partition("END\n")[0].splitlines()
 
 
 def test_virtual_and_real_servers() -> None:

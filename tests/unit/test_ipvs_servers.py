@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pointsman.dataplane.ipvs.entries import Wanted
 from pointsman.dataplane.ipvs.objects import Real, Server, ServerKey
-from pointsman.dataplane.ipvs.servers import CHANGE, Servers
+from pointsman.dataplane.ipvs.servers import CHANGE, Held, Servers
 from support.ipvs_memory import IpvsMemory
 
 if TYPE_CHECKING:
@@ -148,6 +148,25 @@ def test_a_virtual_server_that_is_wanted_again_stays() -> None:
     assert not ipvs.servers.closing
     ipvs.finish({WEB: {A: 0}})
     assert ipvs.memory.reals[WEB] == {B: 1}
+
+
+def test_a_draining_server_that_somebody_deleted_is_waited_for_no_more() -> None:
+    ipvs = Ipvs()
+    ipvs.change({WEB: web(A, B)})
+    ipvs.change({WEB: web(A)})
+    del ipvs.memory.reals[WEB][B]
+    ipvs.servers.adopt({WEB: Held(RR, dict(ipvs.memory.reals[WEB]), "tcp")})
+    ipvs.finish()
+    assert ipvs.memory.reals[WEB] == {A: 1}
+
+
+def test_a_service_that_goes_to_dh_drops_what_drains() -> None:
+    ipvs = Ipvs()
+    ipvs.change({WEB: web(A, B)})
+    ipvs.change({WEB: web(A)})
+    ipvs.change({WEB: web(A, server=Server(scheduler="dh", netmask=32))})
+    ipvs.finish({WEB: {B: 1}})
+    assert ipvs.memory.reals[WEB] == {A: 1}
 
 
 def test_what_is_forgotten_is_made_anew() -> None:

@@ -183,18 +183,23 @@ def test_adoption_mends_what_is_wrong() -> None:
 def test_addresses_that_come_and_go_are_told() -> None:
     table, sets = Table(4), Sets()
     address = bytes([10, 96, 0, 1])
-    assert table.change({WEB: Entry(an_answer())}, sets).addresses == {address}
-    table.accept(table.change({WEB: Entry(an_answer())}, Sets()))
+    first = table.change({WEB: Entry(an_answer())}, sets)
+    assert (first.came, first.gone) == ({address}, set())
+    table.accept(first)
     https = Frontend(4, "10.96.0.1", "tcp", 443)
-    second = table.change({https: Entry(an_answer())}, sets)
-    assert second.addresses == set()
+    # The same address in another set is no other route.
+    exclusive = Entry(Answer("default/web", "rr", POOL, exclusive=True))
+    second = table.change({https: exclusive}, sets)
+    assert (second.came, second.gone) == (set(), set())
     table.accept(second)
-    table.accept(table.change({WEB: None}, sets))
-    assert table.is_used(address)
+    third = table.change({WEB: None}, sets)
+    assert (third.came, third.gone) == (set(), set())
+    table.accept(third)
+    assert list(table.addresses()) == [address]
     last = table.change({https: None}, sets)
-    assert last.addresses == {address}
+    assert (last.came, last.gone) == (set(), {address})
     table.accept(last)
-    assert not table.is_used(address)
+    assert list(table.addresses()) == []
 
 
 def test_networks_are_all_written_by_adoption() -> None:

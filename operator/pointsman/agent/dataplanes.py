@@ -80,6 +80,10 @@ class Dataplanes:
         self._suspected.discard(mode)
         self.mode, self.is_adopted = mode, True
 
+    def suspect(self, mode: Mode) -> None:
+        """Remember that a mode that is not in force may have written something before it failed."""
+        self._suspected.add(mode)
+
     def tidy(self) -> tuple[Problem, ...]:
         """Remove what modes that are not in force left in the kernel, and close what is open for a question alone.
 

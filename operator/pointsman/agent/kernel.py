@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import platform
+import socket
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from pointsman.agent.outcome import Kernel
 from pointsman.dataplane.conntrack import Conntrack
+from pointsman.dataplane.netlink import NftSocket, string
 from pointsman.dataplane.nftables import NftablesDataplane
+from pointsman.dataplane.nftables.wire import GETTABLE
 from pointsman.dataplane.sysctl import SYSCTL_ROOT, apply_conntrack, apply_ipvs, check_forwarding
 
 if TYPE_CHECKING:
@@ -19,7 +22,7 @@ if TYPE_CHECKING:
     from pointsman.model.plan import Family
     from pointsman.model.problems import Problem
 
-_IPVS_TABLE: Final = Path("/proc/thread-self/net/ip_vs")
+_IPVS_LISTING: Final = Path("/proc/thread-self/net/ip_vs")
 """What there is in each network namespace once the module is loaded. IPVS itself is not asked: that would load it."""
 
 
@@ -50,17 +53,19 @@ def real_kernel(sysctl_root: Path = SYSCTL_ROOT) -> Kernel:
 
 
 def _may_have_traces(mode: Mode) -> bool:
-    return mode != "ipvs" or _IPVS_TABLE.exists() or _has_routes()
+    return mode != "ipvs" or _IPVS_LISTING.exists() or _has_table("pointsman-ipvs")
 
 
-def _has_routes() -> bool:
-    """Tell whether routes of the mode ipvs are left: they outlive the kernel module."""
-    from pointsman.dataplane.ipvs.routes import LocalRoutes  # noqa: PLC0415 (only for those who need it)
-
-    routes = LocalRoutes()
+def _has_table(name: str) -> bool:
+    """Tell whether an nftables table is there: it outlives the kernel module ip_vs."""
     try:
-        return any(routes.read(family) for family in (4, 6))
+        wire = NftSocket()
     except OSError:
-        return False  # the kernel lacks this family
+        return False
+    try:
+        wire.get(GETTABLE, socket.AF_INET, string(1, name))
+    except OSError:
+        return False
     finally:
-        routes.close()
+        wire.close()
+    return True

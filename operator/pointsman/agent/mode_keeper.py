@@ -119,6 +119,8 @@ class ModeKeeper:
         self._remember(replace(self.choice, wanted=refused.wanted, why=why))
         self._planner.use(self.choice.mode, self.choice.schedulers)
         self._dataplanes.close_candidate(refused.mode)
+        self._dataplanes.suspect(refused.mode)
+        self.problems = self._dataplanes.tidy()
 
     def clean_up(self) -> None:
         """Remove what every mode has in the kernel.

@@ -20,11 +20,12 @@ _Totals = dict["Real", int]
 class Counting:
     """Reads all counters: two requests, and one more for each virtual server with new connections since the last time.
 
-    IPVS tells the connections of real servers so far only for one virtual server at a time.
+    IPVS tells the connections of real servers so far only for one virtual server at a time. It adds up each counter by
+    itself, every two seconds; so real servers are read once more after their virtual server's stood still.
     """
 
     def __init__(self) -> None:
-        self._known: dict[ServerKey, tuple[int, _Totals]] = {}
+        self._known: dict[ServerKey, tuple[int, bool, _Totals]] = {}
 
     def count(self, kernel: IpvsKernel, sources: Mapping[ServerKey, Frontend]) -> dict[Frontend, Traffic]:
         """Count.
@@ -43,10 +44,10 @@ class Counting:
         for key, frontend in sources.items():
             total = stats[key].connections if key in stats else 0
             connections[frontend] += total
-            before, totals = known.get(key, (0, {}))
-            if total != before:
+            before, settled, totals = known.get(key, (0, True, {}))
+            if total != before or not settled:
                 totals = {real: counters.connections for real, counters in kernel.ipvs.dests(key).items()}
-            self._known[key] = total, totals
+            self._known[key] = total, total == before, totals
             reals = listed[key].reals if key in listed else {}
             for real, counts in reals.items():
                 at = (real.address, real.port)

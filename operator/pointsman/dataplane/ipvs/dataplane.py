@@ -12,13 +12,13 @@ from pointsman.dataplane.ipvs.counting import Counting
 from pointsman.dataplane.ipvs.entries import Entry, key_of, servers
 from pointsman.dataplane.ipvs.kernel import IpvsKernel
 from pointsman.dataplane.ipvs.objects import ServerKey
-from pointsman.dataplane.ipvs.records import Marks, marks_of, records_of
+from pointsman.dataplane.ipvs.records import Marks, made_local, marks_of, records_of
 from pointsman.dataplane.ipvs.rules import SCHEMA
 from pointsman.dataplane.ipvs.servers import ADD, DELETE, Held, Servers
 from pointsman.dataplane.ipvs.spots import Places
 from pointsman.dataplane.ipvs.table import Table
 from pointsman.dataplane.nftables.fixed import FixedTable
-from pointsman.dataplane.nftables.layout import address_text
+from pointsman.dataplane.nftables.layout import address_octets, address_text
 from pointsman.dataplane.nftables.port import NftPort
 from pointsman.dataplane.nftables.readback import read_held
 from pointsman.dataplane.nftables.structure import read_structure
@@ -44,7 +44,11 @@ _GONE: Final = frozenset({errno.ESRCH, errno.ENOENT})
 _NOBODY: Final = Answer("", "rr", Pool())
 _TAKEN: Final = (
     "the virtual server {} belongs to another program; remove it (`kube-proxy --cleanup`, or `ipvsadm -D`), or name "
-    "its network in spec.ipvs.excludeCIDRs"
+    "its network in spec.ipvs.excludeCIDRs, to leave it to that program"
+)
+_NO_MARK: Final = (
+    "no firewall mark is left for virtual server {}: clients inside the cluster reach only what those outside do; have "
+    "fewer Services with externalTrafficPolicy: Local"
 )
 
 
@@ -83,6 +87,8 @@ class IpvsDataplane:
         self._places = Places(NodeSettings(), ())
         self._settings: NodeSettings | None = None
         self._leaving: set[Frontend] = set()
+        self._lost: set[ServerKey] = set()
+        self._made_local: Mapping[Family, frozenset[bytes]] = {family: frozenset() for family in _FAMILIES}
         self._next_look = self._next_check = 0.0
         self._disturbed = False
 
@@ -131,10 +137,11 @@ class IpvsDataplane:
         """See `Dataplane.disturbed`; IPVS tells of no change, so that `tend` looks from time to time."""
         found = self._port.disturbed() or self._disturbed
         self._disturbed = False
-        if self._settings is not None and self._kernel.watch.heard():
+        try:
             # Every pod that starts brings an address along; few of them are served.
-            found = found or Places(self._settings, self._kernel.watch.read()) != self._places
-        return found
+            return found or (self._kernel.watch.heard() and not self._has_same_addresses())
+        except OSError:
+            return True
 
     def tend(self) -> None:
         """Delete the real servers whose connections have ended; compare what IPVS holds, each `sync_period`."""
@@ -149,6 +156,8 @@ class IpvsDataplane:
                 self._next_check = now + self._settings.sync_period
                 self._disturbed = self._disturbed or not self._is_intact()
         except OSError as error:
+            # Some of it may have been done.
+            self._disturbed = True
             raise DataplaneError(f"IPVS: {error}") from error
 
     def traffic(self) -> Mapping[Frontend, Traffic]:
@@ -163,10 +172,10 @@ class IpvsDataplane:
     def cleanup(self) -> None:
         """Delete our virtual servers, routes and tables."""
         try:
-            if self._kernel.has_ipvs():
-                self._remove_servers()
             for family in _FAMILIES:
                 self._kernel.change_routes(family, (), self._kernel.routes.read(family))
+            if self._kernel.has_ipvs():
+                self._remove_servers()
         except OSError as error:
             raise DataplaneError(f"IPVS can't be cleaned up: {error}") from error
         for fixed in self._fixed.values():
@@ -206,14 +215,16 @@ class IpvsDataplane:
         self._marks = {family: Marks(family, marks_of(family, found[family]), taken) for family in _FAMILIES}
         self._servers.adopt({key: Held(*held[key], f.protocol) for key, f in records.items() if key in held})
         count, refused = _Count(self._servers), dict[str, str]()
+        self._lost.clear()
+        self._made_local = {family: made_local(found[family]) for family in _FAMILIES}
         spots = self._spots(self._answers) | {records[key] for key in self._servers.held}
         entries = self._entries(spots, strangers, refused)
         for family in _FAMILIES:
             self._adopt_sets(family, entries, found[family], settings, count)
-        self._change_servers(entries, self._servers.held.keys(), refused)
+        self._change_servers(entries, list(self._servers.held), refused)
         for family in _FAMILIES:
-            self._adopt_routes(family)
-        self._sweep(count)
+            self._kernel.change_routes(family, self._routes_wanted(family) - self._routes_held(family), ())
+        self._sweep(count, refused)
         return count.written(refused)
 
     def _apply(self, frontends: Iterable[Frontend]) -> Written:
@@ -221,14 +232,14 @@ class IpvsDataplane:
         count, refused = _Count(self._servers), dict[str, str]()
         spots = self._spots(frontends)
         known = {spot for spot in spots if spot in self._tables[spot.family].entries}
-        strangers = frozenset(key for spot in spots - known if self._kernel.ipvs.has(key := key_of(spot)))
+        strangers = self._kernel.there({key_of(spot) for spot in spots - known})
         entries = self._entries(spots, strangers, refused)
-        before = {key for spot in known for key in self._keys(spot)}
-        addresses = {family: self._write_sets(family, entries, count) for family in _FAMILIES}
+        before = [key for spot in known for key in self._keys(spot)]
+        came = {family: self._write_sets(family, entries, count) for family in _FAMILIES}
         self._change_servers(entries, before, refused)
         for family in _FAMILIES:
-            self._follow_routes(family, addresses[family])
-        self._sweep(count)
+            self._kernel.change_routes(family, self._lone_routes(family, came[family]), ())
+        self._sweep(count, refused)
         return count.written(refused)
 
     def _spots(self, frontends: Iterable[Frontend]) -> set[Frontend]:
@@ -258,10 +269,12 @@ class IpvsDataplane:
         """
         found: dict[Frontend, Entry | None] = {}
         for spot in spots:
-            if key_of(spot) in strangers:
+            if key_of(spot) not in strangers:
+                entry = found[spot] = self._entry(spot)
+                if entry and entry.answer.outside and not entry.mark:
+                    refused[str(key_of(spot))] = _NO_MARK.format(key_of(spot))
+            elif not self._places.is_excluded(spot.address):
                 refused[str(key_of(spot))] = _TAKEN.format(key_of(spot))
-                continue
-            found[spot] = self._entry(spot)
         return found
 
     def _entry(self, spot: Frontend) -> Entry | None:
@@ -274,8 +287,11 @@ class IpvsDataplane:
                 marks.release(spot)
                 return None
             self._leaving.add(spot)
-            answer = known.answer if known else _NOBODY
-            return Entry(answer, own, marks.of(spot), closing=True)
+            if known is not None:
+                # What the node had by itself is not made local, even when it has left the node meanwhile.
+                return Entry(known.answer, known.own, marks.of(spot), closing=True)
+            own = address_octets(spot.family, spot.address) not in self._made_local[spot.family]
+            return Entry(_NOBODY, own, marks.of(spot), closing=True)
         if answer.outside is not None:
             return Entry(answer, own, marks.take(spot))
         if marks.of(spot):
@@ -294,20 +310,25 @@ class IpvsDataplane:
         table, draft = Table(family), WireDraft(SCHEMA, family)
         wanted = {spot: entry for spot, entry in entries.items() if spot.family == family and entry is not None}
         change = table.adoption(wanted, settings, found, draft)
-        self._commit(family, draft, count)
         table.accept(change)
+        # Routes go before the rules that guard their addresses.
+        there, routes = self._routes_held(family), self._routes_of(table)
+        self._kernel.change_routes(family, (), there - routes)
+        self._commit(family, draft, count)
         self._tables[family] = table
         self._fixed[family].seal(drop_invalid=settings.drop_invalid)
 
     def _write_sets(
         self, family: Family, entries: Mapping[Frontend, Entry | None], count: _Count
     ) -> set[bytes]:  # fmt: skip
-        """Write a delta of the sets; return the addresses that came into use or went out of it."""
+        """Write a delta of the sets; return the addresses that have to be made local."""
         table, draft = self._tables[family], WireDraft(SCHEMA, family)
         change = table.change({spot: e for spot, e in entries.items() if spot.family == family}, draft)
+        # Routes go before the rules that guard their addresses.
+        self._kernel.change_routes(family, (), self._lone_routes(family, change.gone))
         self._commit(family, draft, count)
         table.accept(change)
-        return change.addresses
+        return change.came
 
     def _commit(self, family: Family, draft: WireDraft, count: _Count) -> None:
         messages = draft.messages()
@@ -322,34 +343,46 @@ class IpvsDataplane:
         self, entries: Mapping[Frontend, Entry | None], before: Iterable[ServerKey], refused: dict[str, str]
     ) -> None:
         wanted = dict(pair for spot, entry in entries.items() if entry for pair in servers(spot, entry))
+        if self._lost:
+            # Nobody knows what the kernel holds of these; the full comparison that follows finds out.
+            self._disturbed = True
+            wanted = {key: each for key, each in wanted.items() if key not in self._lost}
         self._run(self._servers.change(wanted.items(), [key for key in before if key not in wanted]), refused)
 
     def _run(self, commands: list[Command], refused: dict[str, str]) -> None:
-        """Send commands; what is refused is not known any more, so that the next full comparison finds out."""
-        for refusal in self._kernel.ipvs.run([command.message for command in commands]):
+        """Send commands; what is refused is not known any more, so that the next full comparison finds out.
+
+        Raises:
+            DataplaneError: IPVS is not there any more.
+        """
+        refusals = self._kernel.ipvs.run([command.message for command in commands])
+        if any(refusal.error == errno.ENOENT for refusal in refusals) and not self._kernel.has_ipvs():
+            raise DataplaneError(self._kernel.reason_against())
+        for refusal in refusals:
             command = commands[refusal.index]
             if command.verb == DELETE and refusal.error in _GONE:
                 continue
             self._servers.forget(command.key)
+            self._lost.add(command.key)
             refused.setdefault(str(command.key), _told(command, refusal))
 
-    def _adopt_routes(self, family: Family) -> None:
-        addresses = (address_text(family, octets) for octets in self._tables[family].addresses())
-        wanted = self._places.routes(family, addresses)
-        source = self._kernel.sources().get(family, "")
-        found = self._kernel.routes.sources(family)
-        wrong = [network for network in found if network in wanted and found[network] != source]
-        self._kernel.change_routes(family, [*wrong, *(wanted - found.keys())], [*wrong, *(found.keys() - wanted)])
+    def _routes_of(self, table: Table) -> set[str]:
+        """Return the networks that have to be local for a table's frontends."""
+        family = table.family
+        return self._places.routes(family, (address_text(family, octets) for octets in table.addresses()))
 
-    def _follow_routes(self, family: Family, addresses: Iterable[bytes]) -> None:
-        """Make addresses local that came into use, and no more so those that went out of it."""
-        lone = {octets: self._places.lone_route(family, address_text(family, octets)) for octets in addresses}
-        used = self._tables[family].is_used
-        self._kernel.change_routes(
-            family,
-            [network for octets, network in lone.items() if network and used(octets)],
-            [network for octets, network in lone.items() if network and not used(octets)],
-        )
+    def _routes_wanted(self, family: Family) -> set[str]:
+        return self._routes_of(self._tables[family])
+
+    def _routes_held(self, family: Family) -> set[str]:
+        """Read the networks of our routes; one with another source than it shall have does not count."""
+        source = self._kernel.sources().get(family, "")
+        return {network for network, origin in self._kernel.routes.sources(family).items() if origin == source}
+
+    def _lone_routes(self, family: Family, addresses: Iterable[bytes]) -> set[str]:
+        """Return the routes of addresses that have one of their own."""
+        found = (self._places.lone_route(family, address_text(family, octets)) for octets in addresses)
+        return set(filter(None, found))
 
     def _finish(self) -> None:
         """Delete what has ended."""
@@ -357,10 +390,15 @@ class IpvsDataplane:
         refused: dict[str, str] = {}
         self._run(self._servers.finish(counts), refused)
         self._disturbed = self._disturbed or bool(refused)
-        self._sweep(_Count(self._servers))
+        self._sweep(_Count(self._servers), refused)
 
-    def _sweep(self, count: _Count) -> None:
-        """Take spots out of the sets whose last virtual server is gone, and marks that nobody needs any more."""
+    def _sweep(self, count: _Count, refused: Mapping[str, str]) -> None:
+        """Take spots out of the sets whose last virtual server is gone, and marks that nobody needs any more.
+
+        After a refusal nothing is certain, and what is ours has to stay on record until the next full comparison.
+        """
+        if refused:
+            return
         ended = [spot for spot in self._leaving if self._has_ended(spot)]
         if not ended:
             return
@@ -369,7 +407,7 @@ class IpvsDataplane:
             self._marks[spot.family].release(spot)
         entries = {spot: self._entry(spot) for spot in ended}
         for family in _FAMILIES:
-            self._follow_routes(family, self._write_sets(family, entries, count))
+            self._write_sets(family, entries, count)
 
     def _has_ended(self, spot: Frontend) -> bool:
         main, *inside = self._keys(spot)
@@ -386,18 +424,18 @@ class IpvsDataplane:
         return found
 
     def _is_intact(self) -> bool:
-        """Tell whether IPVS and the routes hold what we wrote there."""
-        held = self._kernel.servers()
-        for key, ours in self._servers.held.items():
-            if held.get(key) != (ours.server, ours.reals):
-                return False
-        for family in _FAMILIES:
-            addresses = (address_text(family, octets) for octets in self._tables[family].addresses())
-            source = self._kernel.sources().get(family, "")
-            found = self._kernel.routes.sources(family)
-            if found != dict.fromkeys(self._places.routes(family, addresses), source):
-                return False
-        return True
+        """Tell whether IPVS and the routes hold what we wrote there, and the node has the addresses that it had."""
+        held, ours = self._kernel.servers(), self._servers.held
+        recorded = (key for table in self._tables.values() for spot in table.entries for key in self._keys(spot))
+        return (
+            all(held.get(key) == (each.server, each.reals) for key, each in ours.items())
+            and not any(key in held and key not in ours for key in recorded)
+            and all(self._routes_wanted(family) == self._routes_held(family) for family in _FAMILIES)
+            and self._has_same_addresses()
+        )
+
+    def _has_same_addresses(self) -> bool:
+        return self._settings is None or Places(self._settings, self._kernel.watch.read()) == self._places
 
 
 class _Count:

@@ -153,6 +153,16 @@ class IpvsKernel:
             for key, server in self.ipvs.services().items()
         }
 
+    def there(self, keys: Collection[ServerKey]) -> frozenset[ServerKey]:
+        """Return those of some virtual servers that are there, whoever made them.
+
+        Raises:
+            OSError: it can't be told.
+        """
+        if len(keys) > _ONE_BY_ONE:
+            return frozenset(self.ipvs.services().keys() & set(keys))
+        return frozenset(key for key in keys if self.ipvs.has(key))
+
     def listed(self) -> Mapping[ServerKey, Listed]:
         """Read all virtual and real servers with what they do now, in one go.
 

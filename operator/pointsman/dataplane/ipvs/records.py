@@ -39,6 +39,11 @@ def marks_of(family: Family, held: Mapping[str, Elements]) -> dict[Frontend, int
     return {frontend: mark for frontend, mark in pairs if frontend and FIRST_MARK <= mark < FIRST_MARK + MARKS}
 
 
+def made_local(held: Mapping[str, Elements]) -> frozenset[bytes]:
+    """Return the addresses that our routes make local, as far as the sets tell."""
+    return frozenset(held["cluster-ips"]) | frozenset(held["external-ips"])
+
+
 class Marks:
     """Gives frontends their firewall marks; a frontend keeps its own for as long as it needs one.
 

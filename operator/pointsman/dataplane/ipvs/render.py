@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from pointsman.model.plan import Family, Frontend, Plan
 
 _FAMILIES: Final[tuple[Family, ...]] = (IPV4, IPV6)
+_SYSCTLS: Final = (
+    "sysctl -w net.ipv4.ip_forward=1 net.ipv4.vs.conntrack=1 net.ipv4.vs.expire_nodest_conn=1 "
+    "net.ipv4.vs.expire_quiescent_template=1"
+)
 
 
 def render(plan: Plan, addresses: Iterable[str] = ()) -> str:
@@ -38,11 +42,16 @@ def render(plan: Plan, addresses: Iterable[str] = ()) -> str:
     own = list(addresses)
     places = Places(plan.settings, map(ipaddress.ip_address, own))
     entries = _entries(plan, places)
-    lines = ["#!/bin/sh -e", "sysctl -w net.ipv4.vs.conntrack=1 net.ipv4.vs.expire_nodest_conn=1", ""]
+    lines, routes = ["#!/bin/sh -e", _SYSCTLS, ""], list[str]()
     for family in _FAMILIES:
+        table, draft = Table(family), TextDraft(SCHEMA, family)
         of_family = {spot: entry for spot, entry in entries.items() if spot.family == family}
-        lines += _family_lines(family, of_family, plan, places, next(iter(_of_family(own, family)), ""))
-    lines += ["ipvsadm --restore <<'END'", *_server_lines(entries), "END", ""]
+        table.accept(table.adoption(of_family, plan.settings, SCHEMA.empty(family), draft))
+        script = table_script(SCHEMA, family, draft, drop_invalid=plan.settings.drop_invalid)
+        lines += ["nft -f - <<'END'", f"{script}END", ""]
+        wanted = places.routes(family, (address_text(family, octets) for octets in table.addresses()))
+        routes += _route_lines(family, wanted, next(iter(_of_family(own, family)), ""))
+    lines += ["ipvsadm --restore <<'END'", *_server_lines(entries), "END", "", *routes, ""]
     return "\n".join(lines)
 
 
@@ -58,23 +67,10 @@ def _entries(plan: Plan, places: Places) -> dict[Frontend, Entry]:
     return found
 
 
-def _family_lines(
-    family: Family, entries: dict[Frontend, Entry], plan: Plan, places: Places, source: str
-) -> Iterator[str]:  # fmt: skip
-    table, draft = Table(family), TextDraft(SCHEMA, family)
-    table.accept(table.adoption(entries, plan.settings, SCHEMA.empty(family), draft))
-    script = table_script(SCHEMA, family, draft, drop_invalid=plan.settings.drop_invalid)
-    yield from ("nft -f - <<'END'", f"{script}END", "")
-    routes = places.routes(family, (address_text(family, octets) for octets in table.addresses()))
-    for network in sorted(routes):
-        yield _route_line(family, network, source)
-    if routes:
-        yield ""
-
-
-def _route_line(family: Family, network: str, source: str) -> str:
-    words = ["ip", f"-{family}", "route", "replace", "local", network, "dev", "lo", "table", "local", "proto"]
-    return shlex.join([*words, str(PROTOCOL), *(("src", source) if source else ())])
+def _route_lines(family: Family, networks: Iterable[str], source: str) -> Iterator[str]:
+    for network in sorted(networks):
+        words = ["ip", f"-{family}", "route", "replace", "local", network, "dev", "lo", "table", "local", "proto"]
+        yield shlex.join([*words, str(PROTOCOL), *(("src", source) if source else ())])
 
 
 def _server_lines(entries: dict[Frontend, Entry]) -> Iterator[str]:

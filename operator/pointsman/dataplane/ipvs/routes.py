@@ -116,18 +116,22 @@ class LocalRoutes:
         Raises:
             RouteError: the kernel refused one; all the others are done.
         """
-        self._submit(_REMOVE, family, list(remove), None)
-        self._submit(_ADD, family, list(add), source)
+        errors = [
+            error
+            for verb, networks, origin in ((_REMOVE, remove, None), (_ADD, add, source))
+            if (error := self._submit(verb, family, list(networks), origin)) is not None
+        ]
+        if errors:
+            raise errors[0]
 
     def close(self) -> None:
         """Close the socket; the routes stay."""
         self._channel.close()
 
-    def _submit(self, verb: _Verb, family: Family, networks: list[str], source: str | None) -> None:
+    def _submit(self, verb: _Verb, family: Family, networks: list[str], source: str | None) -> RouteError | None:
         requests = [self._route(family, network, source) for network in networks]
         refused = [r for r in self._channel.submit(verb.kind, requests, verb.flags) if r.error != verb.fine]
-        if refused:
-            raise _error(verb, networks, refused, source)
+        return _error(verb, networks, refused, source) if refused else None
 
     def _route(self, family: Family, network: str, source: str | None) -> bytes:
         address, _, bits = network.partition("/")

@@ -156,14 +156,15 @@ def _marking(family: Family) -> Chains:
 def _behind(family: Family) -> Chains:
     """Behind IPVS: what it did not take has no business at these addresses."""
     ip = ip_of(family)
+    first = "ct state { new, untracked } goto leftover"
     return {
         "leftover": [
             f"{ip} daddr @cluster-ips goto refuse",
             f"{ip} daddr @external-ips goto refuse",
             f"{ip} daddr @service-cidrs drop",
         ],
-        "leftover-input": ["type filter hook input priority 101; policy accept;", "ct state new goto leftover"],
-        "leftover-output": ["type filter hook output priority -97; policy accept;", "ct state new goto leftover"],
+        "leftover-input": ["type filter hook input priority 101; policy accept;", first],
+        "leftover-output": ["type filter hook output priority -97; policy accept;", first],
     }
 
 

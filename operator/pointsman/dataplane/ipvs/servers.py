@@ -94,7 +94,11 @@ class Servers:
     def adopt(self, found: Mapping[ServerKey, Held]) -> None:
         """Begin with what the kernel holds of ours; waits for connections begin anew."""
         self.held = dict(found)
-        self.draining = {at: until for at, until in self.draining.items() if at[0] in found}
+        self.draining = {
+            (key, real): until
+            for (key, real), until in self.draining.items()
+            if key in found and real in found[key].reals
+        }
         self._closing = set()
 
     def change(self, wanted: Iterable[tuple[ServerKey, Wanted]], gone: Iterable[ServerKey] = ()) -> list[Command]:
@@ -131,7 +135,6 @@ class Servers:
         now = self._clock()
         for (key, real), until in list(self.draining.items()):
             if now >= until or not connections.get(key, {}).get(real, 0):
-                del self.draining[key, real]
                 self._remove_real(key, real, commands)
         for key in [key for key in self._closing if not self.held[key].reals]:
             self._closing.discard(key)
@@ -182,6 +185,7 @@ class Servers:
 
     def _remove_real(self, key: ServerKey, real: Real, commands: list[Command]) -> None:
         del self.held[key].reals[real]
+        self.draining.pop((key, real), None)
         commands.append(Command(wire.del_dest(key, real), key, DELETE, real))
         self.removed += 1
 

@@ -56,14 +56,10 @@ class Places:
         }
 
     def of(self, frontend: Frontend) -> list[Frontend]:
-        """Return where a frontend is; nowhere when its addresses belong to others (`excludeCIDRs`)."""
+        """Return where a frontend is."""
         if frontend.address != NODE_PORT:
-            return [] if self._is_excluded(frontend.address) else [frontend]
-        return [
-            msgspec.structs.replace(frontend, address=address)
-            for address in self.node_ports[frontend.family]
-            if not self._is_excluded(address)
-        ]
+            return [frontend]
+        return [msgspec.structs.replace(frontend, address=address) for address in self.node_ports[frontend.family]]
 
     def routes(self, family: Family, addresses: Iterable[str]) -> set[str]:
         """Return the networks that have to be local: those of cluster IPs, and each other address by itself.
@@ -99,9 +95,8 @@ class Places:
 
     __hash__ = None  # type: ignore[assignment]  # a place is compared, never looked up
 
-    def _is_excluded(self, address: str) -> bool:
-        if not self._excluded:
-            return False  # spares parsing 10,000 addresses
+    def is_excluded(self, address: str) -> bool:
+        """Tell whether virtual servers of others may be at an address (`excludeCIDRs`)."""
         parsed = ipaddress.ip_address(address)
         return any(parsed in network for network in self._excluded)
 

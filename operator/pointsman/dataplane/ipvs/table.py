@@ -30,8 +30,10 @@ class Change:
         self.entries = entries
         self.uses: Counter[tuple[str, bytes]] = Counter()
         """Changes of how many frontends use a shared element."""
-        self.addresses: set[bytes] = set()
-        """Those whose first user came or whose last one went; see `Table.is_used`."""
+        self.came: set[bytes] = set()
+        """Addresses that have to be local from now on."""
+        self.gone: set[bytes] = set()
+        """Addresses that need not be local any more."""
 
 
 class Table:
@@ -50,11 +52,13 @@ class Table:
 
     def addresses(self) -> Iterator[bytes]:
         """Return the addresses that have to be made local: those of frontends that the node does not have anyway."""
-        return (key for name, key in self._uses if name in _ADDRESSES)
+        return (key for (name, key), uses in self._uses.items() if uses and name in _ADDRESSES)
 
-    def is_used(self, address: bytes) -> bool:
-        """Tell whether an address has to be local."""
-        return any((name, address) in self._uses for name in _ADDRESSES)
+    def _note_address(self, change: Change, address: bytes) -> None:
+        before = any(self._uses[name, address] for name in _ADDRESSES)
+        now = any(self._uses[name, address] + change.uses[name, address] for name in _ADDRESSES)
+        if before != now:
+            (change.came if now else change.gone).add(address)
 
     def change(self, changed: Mapping[Frontend, Entry | None], draft: Draft) -> Change:
         """Write a delta: frontends with their new entries, None for those that are gone."""
@@ -64,13 +68,13 @@ class Table:
             _write_difference(_elements(frontend, old), _elements(frontend, new), draft)
             _count(change.uses, frontend, old, -1)
             _count(change.uses, frontend, new, +1)
-        for at, by in change.uses.items():
+        for at, by in list(change.uses.items()):
             before, now = self._uses[at], self._uses[at] + by
             if bool(before) == bool(now):
                 continue
             (draft.add if now else draft.remove)(*at)
             if at[0] in _ADDRESSES:
-                change.addresses.add(at[1])
+                self._note_address(change, at[1])
         return change
 
     def adoption(
