@@ -4,7 +4,7 @@
 .DEFAULT_GOAL := help
 PYTHON := .venv/bin/python
 
-.PHONY: help setup lab cluster vm test conformance bench bench-cluster format lint docs lock clean
+.PHONY: help setup lab cluster vm test conformance bench bench-cluster bench-ipvs format lint docs lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 22
@@ -32,6 +32,10 @@ conformance: ## Kubernetes' own tests of Services, with Pointsman and with kube-
 
 bench: setup ## measure speed and memory; prints a table, writes bench-results.json
 	@$(PYTHON) tests/benchmarks $(ARGS)
+
+bench-ipvs: ## measure the mode ipvs beside ipvsadm --restore, in a virtual machine where the kernel has no IPVS
+	@scripts/setup cluster
+	@$(PYTHON) tests/benchmarks/bench_ipvs.py $(ARGS)
 
 bench-cluster: setup ## measure the agent beside kube-proxy on a real API server; writes bench-cluster-results.json
 	@$(PYTHON) tests/benchmarks/bench_cluster.py $(ARGS)

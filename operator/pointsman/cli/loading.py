@@ -48,7 +48,7 @@ class LoadError(Exception):
 
 
 def load(
-    files: Iterable[Path], node_name: str, config: Path | None, *, mode: Mode = "nftables"
+    files: Iterable[Path], node_name: str, config: Path | None, *, mode: Mode | None = None
 ) -> tuple[Planner, tuple[Problem, ...]]:
     """Read manifests and plan what they say for one node.
 
@@ -56,7 +56,7 @@ def load(
         files: files, directories (with those below them), or ``-`` for standard input.
         node_name: the node.
         config: file with the ProxyConfig to use, or None for those among the manifests.
-        mode: the dataplane to plan for, whatever the configuration asks for.
+        mode: the dataplane to plan for; None for the one that the configuration asks for, on a node that has it.
 
     Returns:
         The planner, and everything that is wrong with the objects.
@@ -64,9 +64,10 @@ def load(
     Raises:
         LoadError: a file cannot be read, no file has an object, or `config` holds no valid ProxyConfig.
     """
-    from pointsman.policy.planner import Planner  # noqa: PLC0415 (`pointsman --help` needs none of it)
+    from pointsman.api.schedulers import SCHEDULERS  # noqa: PLC0415 (`pointsman --help` needs none of it)
+    from pointsman.policy.planner import Planner  # noqa: PLC0415 (as above)
 
-    planner = Planner(node_name, config=_config(config) if config is not None else None, mode=mode)
+    planner = Planner(node_name, config=_config(config) if config is not None else None)
     problems: list[Problem] = []
     empty = True
     for obj, found in _objects(files):
@@ -77,6 +78,9 @@ def load(
     if empty:
         report(problems)
         raise LoadError("no object could be read from what -f names; name manifests of Services and EndpointSlices")
+    planner.resolve()
+    chosen = mode or planner.config.mode
+    planner.use(chosen, SCHEDULERS[chosen])
     planner.take()
     return planner, (*problems, *planner.problems)
 

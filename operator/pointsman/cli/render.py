@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import typer
 
@@ -11,13 +11,18 @@ from pointsman.cli.loading import ConfigFile, Files, LoadError, MoreFiles, NodeN
 if TYPE_CHECKING:
     from pointsman.policy.planner import Planner
 
+_WRITTEN: Final = ("nftables", "ipvs")
+
 
 def command(
     more: MoreFiles = None,
     *,
     filename: Files,
     node_name: NodeName,
-    mode: Annotated[Literal["nftables", "ipvs"], typer.Option(help="The dataplane to write for.")] = "nftables",
+    mode: Annotated[
+        Literal["nftables", "ipvs"] | None,
+        typer.Option(help="The dataplane to write for; without it the one that the ProxyConfig asks for."),
+    ] = None,
     config: ConfigFile = None,
 ) -> None:
     """Print what the agent would load on a node: for nftables a script for `nft -f -`, for ipvs a shell script.
@@ -33,12 +38,17 @@ def command(
         typer.echo(f"pointsman render: {error}", err=True)
         raise typer.Exit(1) from error
     report(problems)
-    typer.echo(_script(mode, planner), nl=False)
+    if planner.mode not in _WRITTEN:
+        typer.echo(
+            f"pointsman render: mode {planner.mode} is not there yet; --mode takes {', '.join(_WRITTEN)}", err=True
+        )
+        raise typer.Exit(1)
+    typer.echo(_script(planner), nl=False)
 
 
-def _script(mode: Literal["nftables", "ipvs"], planner: Planner) -> str:
+def _script(planner: Planner) -> str:
     from pointsman.dataplane import ipvs, nftables  # noqa: PLC0415 (`pointsman --help` needs none of it)
 
-    if mode == "ipvs":
+    if planner.mode == "ipvs":
         return ipvs.render(planner.plan, planner.cluster.addresses)
     return nftables.render(planner.plan)

@@ -139,7 +139,10 @@ class IpvsKernel:
             try:
                 self.ipvs.set_timeouts(*seconds)
             except OSError as error:
-                raise DataplaneError(f"spec.ipvs: the kernel refused a timeout: {error.strerror}") from error
+                raise DataplaneError(
+                    f"spec.ipvs: the kernel refused {seconds[0]}, {seconds[1]} and {seconds[2]} s as tcpTimeout, "
+                    f"tcpFinTimeout and udpTimeout ({error.strerror}); write less than 500h"
+                ) from error
 
     def servers(self) -> dict[ServerKey, tuple[Server, dict[Real, int]]]:
         """Read all virtual servers, whoever made them, with their real servers' weights: two requests in all.

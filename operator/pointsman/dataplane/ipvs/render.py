@@ -42,7 +42,7 @@ def render(plan: Plan, addresses: Iterable[str] = ()) -> str:
     own = list(addresses)
     places = Places(plan.settings, map(ipaddress.ip_address, own))
     entries = _entries(plan, places)
-    lines, routes = ["#!/bin/sh -e", _SYSCTLS, ""], list[str]()
+    lines, routes = ["#!/bin/sh", "set -e", _SYSCTLS, ""], list[str]()
     for family in _FAMILIES:
         table, draft = Table(family), TextDraft(SCHEMA, family)
         of_family = {spot: entry for spot, entry in entries.items() if spot.family == family}
