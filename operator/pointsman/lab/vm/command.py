@@ -33,6 +33,7 @@ _WRITABLE: Final = ("/etc", "/lib", "/var")
 _KERNEL_OPTIONS: Final = (
     "loglevel=5",  # behind virtme's own `quiet loglevel=1`: a console that tells why a guest died
     "mitigations=off",  # detours against other users of the processor, which cost a third under emulation
+    "no_timer_check",  # on a busy host the emulated timer is late, and the kernel would take it for broken and panic
     "no5lvl",  # page tables of four levels are shorter to walk, and QEMU walks them in software
 )
 
