@@ -151,8 +151,10 @@ class Host:
                 phase = "teardown" if report.when == "call" else "call"
         except LabError as error:
             words = self._lose(error)
-            self._reason = f"the guest was lost in {item.nodeid}, before this test could run"
-            yield _report(item, phase, lambda: pytest.fail(words, pytrace=False))
+        else:
+            return
+        self._reason = f"the guest was lost in {item.nodeid}, before this test could run"
+        yield _report(item, phase, lambda: pytest.fail(words, pytrace=False))
 
     def _start(self, items: Sequence[pytest.Item]) -> None:
         try:

@@ -28,7 +28,7 @@ LOST: Final = 255
 """Exit status where the guest ended before its job did (virtme-run's choice)."""
 
 _STOP_PATIENCE: Final = 10.0
-_LAST_LINES: Final = 25
+_LAST_LINES: Final = 50  # a panic with its registers and calls
 
 
 class Guest:
