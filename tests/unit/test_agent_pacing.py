@@ -123,3 +123,18 @@ def test_why_everything_is_compared() -> None:
     pacing.disturb(2)
     pacing.start(2)
     assert pacing.why == "another program changed the tables"
+
+
+def test_a_look_is_due_in_time_and_compares_nothing() -> None:
+    pacing = Pacing()
+    pacing.start(0.0)
+    pacing.succeed(0.0, newer=None)
+    pacing.look(30.0)
+    pacing.look(40.0)
+    assert pacing.due() == 30.0, "the earlier one"
+    pacing.look(5.0)
+    pacing.change(3.0)
+    assert pacing.due() == 3.0
+    assert not pacing.start(3.0)
+    pacing.succeed(3.0, newer=None)
+    assert pacing.due() is None, "every sync looks"
