@@ -88,8 +88,11 @@ def test_a_scheduler_that_is_missing_is_no_reason_to_fall_back() -> None:
 class Conntrack:
     def __init__(self) -> None:
         self.calls: list[dict[str, bool]] = []
+        self.faults: list[Exception] = []
 
     def clean(self, frontends: Any) -> int:  # noqa: ANN401 (a mapping)
+        if self.faults:
+            raise self.faults.pop()
         found: dict[Frontend, Answer | None] = frontends
         self.calls.append({frontend.address: answer is not None for frontend, answer in found.items()})
         return 0
@@ -396,7 +399,10 @@ def test_udp_clients_of_ipvs_are_set_free_by_another_mode() -> None:
     node = Node(mode="ipvs")
     node.start()
     assert node.conntrack.calls == [{"10.96.0.10": True}]
+    node.conntrack.faults.append(OSError(105, "No buffer space available"))
     node.sync(node.configure(mode="nftables"))
+    assert node.conntrack.calls[1:] == []
+    node.sync()
     assert node.conntrack.calls[1:] == [{"10.96.0.10": False}]
     node.sync(full=True)
     assert node.conntrack.calls[2:] == [{"10.96.0.10": True}]

@@ -187,6 +187,7 @@ class Syncer:
         if before == "ipvs":
             # Their packets were translated by IPVS, which does not do so any more.
             self._strayed |= self._udp.keys()
+            self._stale |= self._strayed
         return written, ""
 
     def _write(self, delta: Delta, *, full: bool) -> tuple[Written | None, str]:
