@@ -209,10 +209,15 @@ class IpvsDataplane:
         self._next_check = self._clock() + settings.sync_period
         found = {family: self._fixed[family].look(drop_invalid=settings.drop_invalid).held for family in _FAMILIES}
         held = self._kernel.servers()
-        records = {key: f for family in _FAMILIES for key, f in records_of(family, found[family]).items()}
+        records = self._written() | {
+            key: f for family in _FAMILIES for key, f in records_of(family, found[family]).items()
+        }
         strangers = frozenset(held.keys() - records.keys())
         taken = frozenset(key.mark for key in strangers)
-        self._marks = {family: Marks(family, marks_of(family, found[family]), taken) for family in _FAMILIES}
+        self._marks = {
+            family: Marks(family, self._tables[family].marks() | marks_of(family, found[family]), taken)
+            for family in _FAMILIES
+        }
         self._servers.adopt({key: Held(*held[key], f.protocol) for key, f in records.items() if key in held})
         count, refused = _Count(self._servers), dict[str, str]()
         self._lost.clear()
@@ -223,7 +228,7 @@ class IpvsDataplane:
             self._adopt_sets(family, entries, found[family], settings, count)
         self._change_servers(entries, list(self._servers.held), refused)
         for family in _FAMILIES:
-            self._kernel.change_routes(family, self._routes_wanted(family) - self._routes_held(family), ())
+            self._adopt_routes(family)
         self._sweep(count, refused)
         return count.written(refused)
 
@@ -312,8 +317,7 @@ class IpvsDataplane:
         change = table.adoption(wanted, settings, found, draft)
         table.accept(change)
         # Routes go before the rules that guard their addresses.
-        there, routes = self._routes_held(family), self._routes_of(table)
-        self._kernel.change_routes(family, (), there - routes)
+        self._kernel.change_routes(family, (), self._kernel.routes.read(family) - self._routes_of(table))
         self._commit(family, draft, count)
         self._tables[family] = table
         self._fixed[family].seal(drop_invalid=settings.drop_invalid)
@@ -374,10 +378,17 @@ class IpvsDataplane:
     def _routes_wanted(self, family: Family) -> set[str]:
         return self._routes_of(self._tables[family])
 
-    def _routes_held(self, family: Family) -> set[str]:
-        """Read the networks of our routes; one with another source than it shall have does not count."""
+    def _adopt_routes(self, family: Family) -> None:
+        """Make local what has to be; a route with another source than it shall have is made anew."""
+        wanted, source = self._routes_wanted(family), self._kernel.sources().get(family, "")
+        found = self._kernel.routes.sources(family)
+        wrong = {network for network in wanted & found.keys() if found[network] != source}
+        self._kernel.change_routes(family, wrong | (wanted - found.keys()), wrong)
+
+    def _has_routes(self, family: Family) -> bool:
+        """Tell whether our routes are those that they have to be."""
         source = self._kernel.sources().get(family, "")
-        return {network for network, origin in self._kernel.routes.sources(family).items() if origin == source}
+        return self._kernel.routes.sources(family) == dict.fromkeys(self._routes_wanted(family), source)
 
     def _lone_routes(self, family: Family, addresses: Iterable[bytes]) -> set[str]:
         """Return the routes of addresses that have one of their own."""
@@ -415,6 +426,10 @@ class IpvsDataplane:
             return False
         return main not in self._servers.held or self._source(spot) in self._answers
 
+    def _written(self) -> dict[ServerKey, Frontend]:
+        """Return which virtual servers are ours as we wrote it: the table may have been flushed since."""
+        return {key: spot for table in self._tables.values() for spot in table.entries for key in self._keys(spot)}
+
     def _recorded(self) -> dict[ServerKey, Frontend]:
         """Read which virtual servers are ours."""
         found: dict[ServerKey, Frontend] = {}
@@ -426,11 +441,10 @@ class IpvsDataplane:
     def _is_intact(self) -> bool:
         """Tell whether IPVS and the routes hold what we wrote there, and the node has the addresses that it had."""
         held, ours = self._kernel.servers(), self._servers.held
-        recorded = (key for table in self._tables.values() for spot in table.entries for key in self._keys(spot))
         return (
             all(held.get(key) == (each.server, each.reals) for key, each in ours.items())
-            and not any(key in held and key not in ours for key in recorded)
-            and all(self._routes_wanted(family) == self._routes_held(family) for family in _FAMILIES)
+            and not any(key in held and key not in ours for key in self._written())
+            and all(map(self._has_routes, _FAMILIES))
             and self._has_same_addresses()
         )
 

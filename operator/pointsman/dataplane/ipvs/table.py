@@ -50,6 +50,10 @@ class Table:
         self.entries: dict[Frontend, Entry] = {}
         self._uses: Counter[tuple[str, bytes]] = Counter()
 
+    def marks(self) -> dict[Frontend, int]:
+        """Return the frontends that have a firewall mark, each with its own."""
+        return {frontend: entry.mark for frontend, entry in self.entries.items() if entry.mark}
+
     def addresses(self) -> Iterator[bytes]:
         """Return the addresses that have to be made local: those of frontends that the node does not have anyway."""
         return (key for (name, key), uses in self._uses.items() if uses and name in _ADDRESSES)
