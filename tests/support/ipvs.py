@@ -143,10 +143,12 @@ class IpvsNode(OnGround[Dataplane]):
         self._lines.callback(made.close)
         return made
 
-    def reach(self, frontend: Frontend, *, source: str = "", source_port: int = 0) -> str:
-        """Connect once from the client and return the server's name."""
+    def reach(
+        self, frontend: Frontend, *, origin: Host | None = None, source: str = "", source_port: int = 0
+    ) -> str:  # fmt: skip
+        """Connect once, from the client unless another origin is given, and return the server's name."""
         at = self.ground.node.address(frontend.family)
-        return reach(self.ground.client, frontend, at=at, source=source, source_port=source_port)
+        return reach(origin or self.ground.client, frontend, at=at, source=source, source_port=source_port)
 
     def by_client(self, frontend: Frontend, count: int = 16) -> dict[int, str]:
         """Connect once from each of many client addresses, from a port that was not used before."""

@@ -38,7 +38,13 @@ def _shared() -> Iterator[Latest[Shared]]:
 
 
 @pytest.fixture
-def node(_needs: None, _shared: Latest[Shared]) -> Iterator[IpvsNode]:
-    """A node in the mode `ipvs` with an empty plan, on a ground that all tests of this tier share."""
-    with ipvs_node(_shared.get("ground", shared_ground)) as made:
+def shared(_needs: None, _shared: Latest[Shared]) -> Shared:
+    """A ground that all tests of this tier share; each leaves the node as it was."""
+    return _shared.get("ground", shared_ground)
+
+
+@pytest.fixture
+def node(shared: Shared) -> Iterator[IpvsNode]:
+    """A node in the mode `ipvs` with an empty plan."""
+    with ipvs_node(shared) as made:
         yield made
