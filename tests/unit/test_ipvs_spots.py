@@ -54,7 +54,10 @@ def test_addresses_outside_have_routes_of_their_own() -> None:
 def test_a_network_with_a_node_or_pods_in_it_is_not_routed_as_a_whole(
     addresses: tuple[str, ...], pods: tuple[str, ...]
 ) -> None:
-    assert places(*addresses, pod_cidrs=pods).routes(4, ["10.96.0.1"]) == {"10.96.0.1/32"}
+    made = places(*addresses, pod_cidrs=pods)
+    assert made.routes(4, ["10.96.0.1"]) == {"10.96.0.1/32"}
+    assert made.settings.service_cidrs == ()
+    assert made.settings.pod_cidrs == pods
 
 
 def test_only_addresses_that_matter_make_a_difference() -> None:

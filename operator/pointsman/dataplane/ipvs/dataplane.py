@@ -314,7 +314,7 @@ class IpvsDataplane:
     ) -> None:
         table, draft = Table(family), WireDraft(SCHEMA, family)
         wanted = {spot: entry for spot, entry in entries.items() if spot.family == family and entry is not None}
-        change = table.adoption(wanted, settings, found, draft)
+        change = table.adoption(wanted, self._places.settings, found, draft)
         table.accept(change)
         # Routes go before the rules that guard their addresses.
         self._kernel.change_routes(family, (), self._kernel.routes.read(family) - self._routes_of(table))

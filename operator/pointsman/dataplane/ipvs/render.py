@@ -46,7 +46,7 @@ def render(plan: Plan, addresses: Iterable[str] = ()) -> str:
     for family in _FAMILIES:
         table, draft = Table(family), TextDraft(SCHEMA, family)
         of_family = {spot: entry for spot, entry in entries.items() if spot.family == family}
-        table.accept(table.adoption(of_family, plan.settings, SCHEMA.empty(family), draft))
+        table.accept(table.adoption(of_family, places.settings, SCHEMA.empty(family), draft))
         script = table_script(SCHEMA, family, draft, drop_invalid=plan.settings.drop_invalid)
         lines += ["nft -f - <<'END'", f"{script}END", ""]
         wanted = places.routes(family, (address_text(family, octets) for octets in table.addresses()))

@@ -29,6 +29,8 @@ class Places:
         own: all of them, as canonical text.
         node_ports: those on which node ports answer, by family.
         networks: those networks of cluster IPs that can be made local as a whole, by family.
+        settings: the node's, with no other networks of cluster IPs than these: elsewhere an address that no Service has
+            may be somebody's, and the node's own way there must not be closed.
     """
 
     def __init__(self, settings: NodeSettings, addresses: Iterable[_Address]) -> None:
@@ -50,6 +52,8 @@ class Places:
             self.networks[family] = tuple(
                 network for network in networks if network.version == family and not _holds_any(network, strangers)
             )
+        local = tuple(str(network) for family in families for network in self.networks[family])
+        self.settings = msgspec.structs.replace(settings, service_cidrs=local)
         self._bounds = {
             family: [(int(network[0]), int(network[-1])) for network in found]
             for family, found in self.networks.items()
