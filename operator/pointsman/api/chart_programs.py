@@ -19,8 +19,8 @@ class Agent(Pod):
     stays in force, for a change to another release or by hand."""
 
     sysctls: bool = True
-    """Mount the node's `/proc/sys/net`, so that `spec.conntrack` of a ProxyConfig can be put in force, and what the mode
-    `ipvs` needs. The agent is not privileged, and its own `/proc/sys` is read-only."""
+    """Mount the node's `/proc/sys/net`, so that `spec.conntrack` of a ProxyConfig can be put in force, and what the
+    mode `ipvs` needs. The agent is not privileged, and its own `/proc/sys` is read-only."""
 
     state_dir: Annotated[str, Field(pattern="^/.+")] = "/var/lib/pointsman"
     """Directory of the node in which an agent keeps its last configuration, for a start without the API server."""

@@ -67,8 +67,8 @@ class Ipvs(Part):
     """How long an idle UDP flow stays in the IPVS table. Absent: the kernel's value (5m) is left alone."""
 
     exclude_cidrs: Cidrs = ()
-    """Networks in which other programs have virtual servers. Pointsman never touches another program's virtual server; a
-    Service at the same address and port is an error, unless the address is in one of these networks."""
+    """Networks in which other programs have virtual servers. Pointsman never touches those anywhere; a Service at the
+    same address and port is an error, unless the address is in one of these networks."""
 
     scheduler_flags: SchedulerFlags = ()
     """Variants of the schedulers `sh` and `mh`, for Services without the annotation `pointsman.dev/scheduler-flags`.
