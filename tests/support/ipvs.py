@@ -14,6 +14,7 @@ from kernel.conftest import Ground, lay_ground
 from pointsman.api.proxyconfig import Ipvs as IpvsConfig
 from pointsman.dataplane.ipvs import listing
 from pointsman.dataplane.ipvs.entries import key_of
+from pointsman.dataplane.ipvs.genl import IpvsSocket
 from pointsman.dataplane.ipvs.routes import PROTOCOL
 from pointsman.dataplane.protocol import Dataplane
 from pointsman.dataplane.sysctl import SYSCTL_ROOT, apply_ipvs
@@ -225,6 +226,7 @@ def shared_ground() -> Iterator[Shared]:
         for destination in EXTERNAL:
             network.route(destination, via=ground.node)
         with ground.node.namespace.entered():
+            IpvsSocket().close()  # loads the module, and with it come the parameters
             problems = apply_ipvs(IpvsConfig(), SYSCTL_ROOT, os.uname().release)
         assert not problems, problems
         yield Shared(ground)
