@@ -48,7 +48,7 @@ class Counting:
             if total != before or not settled:
                 totals = {real: counters.connections for real, counters in kernel.ipvs.dests(key).items()}
             self._known[key] = total, total == before, totals
-            reals = listed[key].reals if key in listed else {}
+            reals = kernel.reals(key, listed) if key in stats else {}
             for real, counts in reals.items():
                 at = (real.address, real.port)
                 one = ServerTraffic(totals.get(real, 0), counts.weight, counts.active, counts.inactive)

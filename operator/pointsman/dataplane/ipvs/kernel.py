@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
     from pathlib import Path
 
-    from pointsman.dataplane.ipvs.listing import Listed
+    from pointsman.dataplane.ipvs.listing import Counts, Listed
     from pointsman.dataplane.ipvs.objects import Real, Server, ServerKey
+    from pointsman.dataplane.ipvs.wire import RealCounters
     from pointsman.model.plan import Family, IpvsSettings
 
 CONNTRACK: Final = "net/ipv4/vs/conntrack"
@@ -145,14 +146,14 @@ class IpvsKernel:
                 ) from error
 
     def servers(self) -> dict[ServerKey, tuple[Server, dict[Real, int]]]:
-        """Read all virtual servers, whoever made them, with their real servers' weights: two requests in all.
+        """Read all virtual servers, whoever made them, with their real servers' weights: two requests, mostly.
 
         Raises:
             OSError: they can't be read.
         """
         listed = self.listed()
         return {
-            key: (server, {real: counts.weight for real, counts in listed[key].reals.items()} if key in listed else {})
+            key: (server, {real: counts.weight for real, counts in self.reals(key, listed).items()})
             for key, server in self.ipvs.services().items()
         }
 
@@ -174,21 +175,27 @@ class IpvsKernel:
         """
         return listing.read()
 
+    def reals(self, key: ServerKey, listed: Mapping[ServerKey, Listed]) -> Mapping[Real, Counts | RealCounters]:
+        """Return the real servers of a virtual server that is there, whether it is in a listing or not.
+
+        Where another network namespace has virtual servers too, the listing lacks some of ours: the kernel's
+        ``ip_vs_info_seq_next`` counts those of all namespaces, and ``ip_vs_info_array`` goes on, at the next page,
+        behind that many of this one.
+
+        Raises:
+            OSError: they can't be read.
+        """
+        return listed[key].reals if key in listed else self.ipvs.dests(key)
+
     def connections(self, keys: Collection[ServerKey]) -> Mapping[ServerKey, Mapping[Real, int]]:
         """Count the connections of the real servers of some virtual servers, in whatever state.
 
         Raises:
             OSError: they can't be read.
         """
-        if len(keys) > _ONE_BY_ONE:
-            listed = self.listed()
-            return {
-                key: {real: counts.active + counts.inactive for real, counts in listed[key].reals.items()}
-                for key in keys
-                if key in listed
-            }
+        listed = self.listed() if len(keys) > _ONE_BY_ONE else {}
         return {
-            key: {real: counts.active + counts.inactive for real, counts in self.ipvs.dests(key).items()}
+            key: {real: counts.active + counts.inactive for real, counts in self.reals(key, listed).items()}
             for key in keys
         }
 
