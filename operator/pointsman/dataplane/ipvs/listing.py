@@ -2,8 +2,8 @@
 
 What it does not tell: the schedulers' flags (netlink does); the family of a firewall-mark service (its real servers
 do; without any it passes for IPv4); some of the virtual servers, where another network namespace has any, too
-(`IpvsKernel.reals`). It gives a persistence timeout in ticks of the kernel's clock, and the netmask of IPv6 in the wrong
-byte order.
+(`IpvsKernel.reals`). It gives a persistence timeout in ticks of the kernel's clock, and the netmask of IPv6 in the
+wrong byte order.
 
 Format: ``ip_vs_info_seq_show`` in the kernel's ``net/netfilter/ipvs/ip_vs_ctl.c``.
 """
