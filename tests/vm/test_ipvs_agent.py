@@ -127,16 +127,6 @@ def test_the_example_answers_and_connections_outlive_a_killed_agent(node: Superv
 
 
 def is_whole(node: Supervised, servers: list[str]) -> bool:
-    """Tell whether virtual servers, sets and routes are there; traffic alone would not miss the sets."""
-    sets = node.ground.node.namespace.run("nft", "list", "ruleset")
-    return (
-        saved(node) == servers
-        and all(address in sets for address in CLUSTER_IP.values())
-        and bool(server_at(node.ground.client, CLUSTER_IP[4], 8080))
-    )
-
-
-def is_whole(node: Supervised, servers: list[str]) -> bool:
     """Tell whether servers, routes and sets are there, and serve."""
     run = node.ground.node.namespace.run
     return (
