@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from pointsman.model.plan import Family, Frontend, Plan
 
 _FAMILIES: Final[tuple[Family, ...]] = (IPV4, IPV6)
+_MODULE: Final = "[ -d /proc/sys/net/ipv4/vs ] || modprobe ip_vs"
+"""The parameters of IPVS are there once it is loaded, and ``ipvsadm``, which loads it, comes after them."""
 _SYSCTLS: Final = (
     "sysctl -w net.ipv4.ip_forward=1 net.ipv4.vs.conntrack=1 net.ipv4.vs.expire_nodest_conn=1 "
     "net.ipv4.vs.expire_quiescent_template=1"
@@ -42,7 +44,7 @@ def render(plan: Plan, addresses: Iterable[str] = ()) -> str:
     own = list(addresses)
     places = Places(plan.settings, map(ipaddress.ip_address, own))
     entries = _entries(plan, places)
-    lines, routes = ["#!/bin/sh", "set -e", _SYSCTLS, ""], list[str]()
+    lines, routes = ["#!/bin/sh", "set -e", _MODULE, _SYSCTLS, ""], list[str]()
     for family in _FAMILIES:
         table, draft = Table(family), TextDraft(SCHEMA, family)
         of_family = {spot: entry for spot, entry in entries.items() if spot.family == family}
