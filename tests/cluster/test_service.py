@@ -112,7 +112,15 @@ def test_the_webhook_refuses_in_the_words_of_the_api_server(ground: Ground) -> N
 
 
 def test_kubectl_tells_what_is_in_force(ground: Ground, web: Web) -> None:  # noqa: ARG001 - there are Services
-    told = ground.cluster.plane.kubectl("get", "pxc,npx")
-    assert re.search(r"^proxyconfig\S*/default +nftables +2/2 +Complete", told, re.MULTILINE)
-    for node in ground.cluster.nodes:
-        assert re.search(rf"^nodeproxy\S*/{node} +nftables +True +Programmed +\d+", told, re.MULTILINE)
+    lines = [r"^proxyconfig\S*/default +nftables +2/2 +Complete"]
+    lines += [rf"^nodeproxy\S*/{node} +nftables +True +Programmed +\d+" for node in ground.cluster.nodes]
+
+    def told() -> str:
+        return ground.cluster.plane.kubectl("get", "pxc,npx")
+
+    def is_told() -> bool:
+        said = told()
+        return all(re.search(line, said, re.MULTILINE) for line in lines)
+
+    # The operator tells what the nodes said up to a second ago.
+    ground.cluster.wait_until(is_told, lambda: f"{lines} in:\n{told()}", patience=30)

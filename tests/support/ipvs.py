@@ -191,7 +191,7 @@ class IpvsNode(OnGround[Dataplane]):
         """Read what IPVS says of a frontend's real servers, by name."""
         return self.servers()[key_of(frontend)]
 
-    def wait_for(self, done: Callable[[], bool], what: str, *, patience: float = 20.0) -> None:
+    def wait_for(self, done: Callable[[], bool], what: str | Callable[[], str], *, patience: float = 20.0) -> None:
         """Wait until packets or the kernel's timers have done something.
 
         Raises:

@@ -35,7 +35,7 @@ def test_names_are_as_the_documentation_writes_them() -> None:
     assert names == {
         "mode", "fallbackModes", "scheduler", "nodePortRange", "nodePortRanges", "nodePortAddresses", "nodeSelector",
         "priority", "podCIDRs", "serviceCIDRs", "localDetection", "masqueradeAll", "syncPeriod", "minSyncPeriod",
-        "ipvs", "iptables", "conntrack", "serviceConditions", "rollout",
+        "ipvs", "iptables", "userspace", "drainTimeout", "conntrack", "serviceConditions", "rollout",
     }  # fmt: skip
 
 

@@ -41,7 +41,7 @@ def test_the_example_is_complete_and_good() -> None:
     document = yaml.safe_load(EXAMPLE)
     read = ProxyConfig.read(document).spec
     assert set(document["spec"]) == {field.alias for field in ProxyConfigSpec.model_fields.values()}
-    for part in ("ipvs", "iptables", "conntrack", "rollout"):
+    for part in ("ipvs", "iptables", "userspace", "conntrack", "rollout"):
         fields = type(getattr(read, part)).model_fields.values()
         assert set(document["spec"][part]) == {field.alias for field in fields}
 

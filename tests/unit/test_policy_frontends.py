@@ -178,7 +178,7 @@ def test_drained_endpoints_stay_in_the_pool() -> None:
     claims = plan(service(external_local=True), HERE, THERE, weight=0).claims
     assert [b.weight for b in claims[VIP].pool.backends] == [0, 0]
     assert claims[VIP].pool.when_empty == "reject"
-    assert claims[LB].outside == Pool((Backend("10.0.0.1", 8080, 0, local=True),), "reject")
+    assert claims[LB].outside == Pool((Backend("10.0.0.1", 8080, 0, local=True),), "reject", local=True)
 
 
 def test_one_pool_is_shared() -> None:

@@ -25,7 +25,11 @@ def test_a_change_of_scheduler_breaks_none_of_500_connections(node: IpvsNode) ->
     frontend, servers = node.vip(), node.endpoints(3)
     node.put({frontend: answer(servers, (1, 2, 3), scheduler="rr")})
     lines = [node.line(frontend) for _ in range(HELD)]
-    node.wait_for(lambda: counted(node, frontend) == HELD, "all connections counted")
+    node.wait_for(
+        lambda: counted(node, frontend) >= HELD,
+        lambda: f"all connections counted, not {counted(node, frontend)} of {HELD}",
+        patience=60,
+    )
     for scheduler, flags in (("lc", ()), ("mh", ("mh-port",)), ("mh", ()), ("sh", ("sh-port",)), ("wrr", ())):
         wanted = answer(servers, (1, 2, 3), scheduler=scheduler)
         node.put({frontend: msgspec.structs.replace(wanted, scheduler_flags=flags)})
@@ -34,7 +38,7 @@ def test_a_change_of_scheduler_breaks_none_of_500_connections(node: IpvsNode) ->
         assert all(flag in line for flag in flags)
         assert node.weights(frontend) == {"a": 1, "b": 2, "c": 3}
     # The counter of a virtual server that is made anew begins at 0.
-    assert counted(node, frontend) == HELD
+    assert counted(node, frontend) >= HELD
     assert sum(counts.active for counts in node.seen(frontend).values()) == HELD
     assert sum(line.lives() for line in lines) == HELD
     turns = "".join(reach(node.ground.client, frontend) for _ in range(6))

@@ -84,8 +84,21 @@ class Ipvs(Part):
 class Iptables(Part):
     """Settings of the mode `iptables`."""
 
-    localhost_node_ports: bool = True
-    """Let node ports answer on 127.0.0.1 too (sysctl `route_localnet=1`), as kube-proxy does. IPv4 only."""
+    masquerade_bit: int = Field(default=14, ge=0, le=31)
+    """The bit of a packet's mark that asks for masquerading (14: the mark 0x4000). Choose one that no other program
+    on the node uses."""
+
+    localhost_node_ports: bool = False
+    """Let node ports answer on 127.0.0.1 too. It needs the sysctl `route_localnet=1`, with which neighbours on the
+    network can send packets to what listens on loopback alone, so that it has to be asked for; kube-proxy's default is
+    true. IPv4 only."""
+
+
+class Userspace(Part):
+    """Settings of the mode `userspace`."""
+
+    udp_idle_timeout: PositiveDuration = 120.0
+    """How long a UDP client is remembered that neither sends nor gets anything. kube-proxy's default was 250ms."""
 
 
 class Conntrack(Part):
@@ -194,6 +207,13 @@ class NodeConfiguration(Part):
 
     iptables: Iptables = Iptables()
     """Settings of the mode `iptables`."""
+
+    userspace: Userspace = Userspace()
+    """Settings of the mode `userspace`."""
+
+    drain_timeout: Duration = 900.0
+    """How long connections go on after a change of `mode`, where the former mode carries them by itself (`ipvs`,
+    `userspace`). Those that are left then are ended. Connections of the other modes go on for as long as they like."""
 
     conntrack: Conntrack = Conntrack()
     """The kernel's connection tracking. Fields that are absent leave the kernel's values alone."""

@@ -22,6 +22,7 @@ from pointsman.api.proxyconfig import (
     NodeConfiguration,
     ProxyConfigSpec,
     Rollout,
+    Userspace,
 )
 from pointsman.api.reference_text import ANNOTATIONS, CONDITION, HEAD
 from pointsman.api.schedulers import DEFAULT_SCHEDULER, SCHEDULERS
@@ -57,6 +58,7 @@ SECTIONS: Final = (
     Section("`spec.nodePortRanges[]`", "", NamespaceRange),
     Section("`spec.ipvs`", "", Ipvs),
     Section("`spec.iptables`", "", Iptables),
+    Section("`spec.userspace`", "", Userspace),
     Section("`spec.conntrack`", "Fields that are absent leave the kernel's values alone.", Conntrack),
     Section("`spec.rollout`", "", Rollout),
     Section(
@@ -181,6 +183,7 @@ _OBJECTS: Final = {
     "NamespaceRange": "see [`spec.nodePortRanges[]`](#specnodeportranges)",
     "Requirement": "see [`matchExpressions[]`](#matchexpressions)",
     "Rollout": "see [`spec.rollout`](#specrollout)",
+    "Userspace": "see [`spec.userspace`](#specuserspace)",
 }
 _STATUS_OBJECTS: Final = {
     "AgentInfo": "[object](#statusagent)",

@@ -47,7 +47,13 @@ spec:
     schedulerFlags: [mh-port]     # for Services without the annotation pointsman.dev/scheduler-flags
 
   iptables:                       # read in mode iptables alone
+    masqueradeBit: 14
     localhostNodePorts: false
+
+  userspace:                      # read in mode userspace alone
+    udpIdleTimeout: 2m
+
+  drainTimeout: 15m               # after a change of mode, for connections that the former one carries
 
   conntrack:                      # absent fields leave the kernel's values alone
     maxPerCore: 32768

@@ -6,6 +6,7 @@ is compared with what shall be, and the difference is written.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Protocol
 
@@ -121,13 +122,86 @@ class Dataplane(Protocol):
         """
         ...
 
+    def retire(self, limit: float) -> None:
+        """Decide about no new connection any more, as another dataplane does; go on to serve those that it carries.
+
+        What the kernel carries by itself needs nobody. `tend` is still called, until `carried` says 0.
+
+        Args:
+            limit: seconds after which connections that are left may be ended.
+
+        Raises:
+            DataplaneError: the kernel refused; it is tried again.
+        """
+        ...
+
+    def carried(self) -> int:
+        """Return how many connections end when this dataplane, which is retired, is cleaned up; cheap."""
+        ...
+
     def cleanup(self) -> None:
-        """Remove every trace of this dataplane from the kernel."""
+        """Remove every trace of this dataplane from the kernel.
+
+        Raises:
+            DataplaneError: something stays.
+        """
         ...
 
     def close(self) -> None:
         """Release sockets; the kernel keeps what it holds."""
         ...
+
+
+class PlainDataplane(ABC):
+    """A dataplane whose rules are all there is to it: nothing happens by time, and the kernel carries the connections.
+
+    It is what a dataplane of one's own begins with: five methods say what there is to say.
+    """
+
+    mode: str
+
+    @abstractmethod
+    def support(self) -> Support:
+        """See `Dataplane.support`."""
+
+    @abstractmethod
+    def adopt(self, plan: Plan) -> Written:
+        """See `Dataplane.adopt`."""
+
+    @abstractmethod
+    def apply(self, delta: Delta) -> Written:
+        """See `Dataplane.apply`."""
+
+    @abstractmethod
+    def read(self) -> Mapping[Frontend, tuple[Backend, ...]]:
+        """See `Dataplane.read`."""
+
+    @abstractmethod
+    def cleanup(self) -> None:
+        """See `Dataplane.cleanup`."""
+
+    def disturbed(self) -> bool:
+        """See `Dataplane.disturbed`; nobody is listened to."""
+        return False
+
+    def tend(self) -> None:  # noqa: B027 - nothing is due by time
+        """See `Dataplane.tend`."""
+
+    def traffic(self) -> Mapping[Frontend, Traffic]:
+        """See `Dataplane.traffic`; nothing is counted."""
+        return {}
+
+    def retire(self, limit: float) -> None:
+        """See `Dataplane.retire`; connections do not need the rules."""
+        del limit
+        self.cleanup()
+
+    def carried(self) -> int:
+        """See `Dataplane.carried`."""
+        return 0
+
+    def close(self) -> None:  # noqa: B027 - nothing is open
+        """See `Dataplane.close`."""
 
 
 class DataplaneError(Exception):

@@ -62,10 +62,13 @@ class Pool(msgspec.Struct, frozen=True, gc=False):
     Attributes:
         backends: sorted, each address and port once.
         when_empty: what becomes of a new connection when no backend has a weight above 0.
+        local: a traffic policy keeps other nodes' endpoints out. It says where the backends come from, for dataplanes
+            that name their pools; what becomes of a connection does not depend on it.
     """
 
     backends: tuple[Backend, ...] = ()
     when_empty: WhenEmpty = "reject"
+    local: bool = False
 
 
 class Answer(msgspec.Struct, frozen=True, gc=False):
@@ -113,6 +116,28 @@ class IpvsSettings(msgspec.Struct, frozen=True, gc=False):
     udp_timeout: float | None = None
 
 
+class IptablesSettings(msgspec.Struct, frozen=True, gc=False):
+    """What the mode `iptables` needs to know besides.
+
+    Attributes:
+        masquerade_bit: the bit of a packet's mark that asks for masquerading, 0..31.
+        localhost_node_ports: node ports answer on 127.0.0.1, too.
+    """
+
+    masquerade_bit: int = 14
+    localhost_node_ports: bool = False
+
+
+class UserspaceSettings(msgspec.Struct, frozen=True, gc=False):
+    """What the mode `userspace` needs to know besides.
+
+    Attributes:
+        udp_idle_timeout: seconds after which a UDP client that is silent, and gets no answers, is forgotten.
+    """
+
+    udp_idle_timeout: float = 120.0
+
+
 class NodeSettings(msgspec.Struct, frozen=True, gc=False):
     """What holds for the whole node, not for one frontend.
 
@@ -124,7 +149,10 @@ class NodeSettings(msgspec.Struct, frozen=True, gc=False):
         drop_invalid: drop forwarded TCP packets that connection tracking calls invalid
             (kubernetes/kubernetes#74839); off when the kernel's TCP tracking is liberal.
         sync_period: seconds after which the kernel is looked at, where it does not tell of changes by itself.
-        ipvs: what the mode `ipvs` needs to know besides.
+        drain_timeout: seconds for which connections that a dataplane carries by itself may go on after another mode
+            has come in force.
+        localhost_node_ports: node ports answer on loopback, too, in a mode that needs the userspace proxy for that.
+        ipvs, iptables, userspace: what these modes need to know besides.
     """
 
     pod_cidrs: tuple[str, ...] = ()
@@ -132,7 +160,11 @@ class NodeSettings(msgspec.Struct, frozen=True, gc=False):
     node_port_cidrs: tuple[str, ...] = ()
     drop_invalid: bool = True
     sync_period: float = 30.0
+    drain_timeout: float = 900.0
+    localhost_node_ports: bool = False
     ipvs: IpvsSettings = IpvsSettings()
+    iptables: IptablesSettings = IptablesSettings()
+    userspace: UserspaceSettings = UserspaceSettings()
 
 
 class Plan(msgspec.Struct, frozen=True):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from pointsman.model.address import family_of
-from pointsman.model.plan import NODE_PORT, Answer, Backend, Family, Frontend, Masquerade, Pool
+from pointsman.model.plan import NODE_PORT, Answer, Backend, Family, Frontend, Masquerade, Pool, WhenEmpty
 from pointsman.model.problems import Problem
 from pointsman.policy.endpoints import Choice, Target, choose, find_targets, serves
 from pointsman.policy.schedulers import schedule
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 _FAMILIES: Final[tuple[Family, Family]] = (4, 6)
 _NOBODY: Final[Mapping[Family, str]] = {4: "0.0.0.0/32", 6: "::/128"}
 _REJECTED: Final = Pool()
-_DROPPED: Final = Pool(when_empty="drop")
+_DROPPED_LOCAL: Final = Pool(when_empty="drop", local=True)
+_REJECTED_LOCAL: Final = Pool(local=True)
 
 
 class Tally(msgspec.Struct, frozen=True, gc=False):
@@ -272,8 +273,9 @@ def _local_pool(choice: Choice) -> Pool:
     """Make the pool of a Local policy: it drops while endpoints on other nodes serve, and rejects when none does."""
     chosen = choice.local
     if not chosen:
-        return _DROPPED if serves(choice.usable) else _REJECTED
-    return Pool(_backends(chosen), "drop" if not serves(chosen) and serves(choice.usable) else "reject")
+        return _DROPPED_LOCAL if serves(choice.usable) else _REJECTED_LOCAL
+    when_empty: WhenEmpty = "drop" if not serves(chosen) and serves(choice.usable) else "reject"
+    return Pool(_backends(chosen), when_empty, local=True)
 
 
 def _backends(chosen: tuple[Target, ...]) -> tuple[Backend, ...]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from pointsman.api.schedulers import DEFAULT_SCHEDULER, SCHEDULERS
 from pointsman.model.address import family_of
-from pointsman.model.plan import IPV4, IPV6, IpvsSettings, NodeSettings
+from pointsman.model.plan import IPV4, IPV6, IptablesSettings, IpvsSettings, NodeSettings, UserspaceSettings
 from pointsman.model.problems import Problem
 from pointsman.policy.schedulers import not_there, remedy_for, scheduler_in
 
@@ -53,7 +53,11 @@ def node_settings(
         node_port_cidrs=_distinct(_node_port_cidrs(config, addresses, mode)),
         drop_invalid=not config.conntrack.tcp_be_liberal,
         sync_period=config.sync_period,
+        drain_timeout=config.drain_timeout,
+        localhost_node_ports=mode == "nftables" and "localhost" in config.node_port_addresses_in(mode),
         ipvs=_ipvs(config),
+        iptables=IptablesSettings(config.iptables.masquerade_bit, config.iptables.localhost_node_ports),
+        userspace=UserspaceSettings(config.userspace.udp_idle_timeout),
     )
 
 

@@ -23,7 +23,7 @@ from pointsman.dataplane.nftables.port import NftPort
 from pointsman.dataplane.nftables.readback import read_held
 from pointsman.dataplane.nftables.structure import read_structure
 from pointsman.dataplane.nftables.wire import WireDraft, first_told
-from pointsman.dataplane.protocol import DataplaneError, Support, Written
+from pointsman.dataplane.protocol import DataplaneError, PlainDataplane, Support, Written
 from pointsman.dataplane.sysctl import SYSCTL_ROOT
 from pointsman.model.plan import IPV4, IPV6, NODE_PORT, Answer, Backend, Frontend, NodeSettings, Plan, Pool
 
@@ -52,7 +52,7 @@ _NO_MARK: Final = (
 )
 
 
-class IpvsDataplane:
+class IpvsDataplane(PlainDataplane):
     """The mode `ipvs` (see `pointsman.dataplane.protocol.Dataplane`).
 
     Everything happens in the network namespace of the thread that made it, which has to be the one that calls.

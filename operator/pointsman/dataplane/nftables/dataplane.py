@@ -14,7 +14,7 @@ from pointsman.dataplane.nftables.readback import backends_held, read_held
 from pointsman.dataplane.nftables.schema import SCHEMA
 from pointsman.dataplane.nftables.table import Table
 from pointsman.dataplane.nftables.wire import WireDraft, first_told
-from pointsman.dataplane.protocol import DataplaneError, Support, Written
+from pointsman.dataplane.protocol import DataplaneError, PlainDataplane, Support, Written
 from pointsman.model.plan import IPV4, IPV6, Delta
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ _MOST_QUARANTINED: Final = 16
 """So many refused frontends are set aside in one sync before it is given up."""
 
 
-class NftablesDataplane:
+class NftablesDataplane(PlainDataplane):
     """The mode `nftables` (see `pointsman.dataplane.protocol.Dataplane`).
 
     Everything happens in the network namespace of the thread that made it.
