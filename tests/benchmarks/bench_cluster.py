@@ -61,7 +61,8 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     add("sizes", nargs="*", type=int, metavar="SERVICES", default=_SIZES, help="sizes of the cluster (%(default)s)")
     add("--repeats", type=int, default=3, metavar="N", help="starts of each proxy at each size (%(default)s)")
     add("--changes", type=int, default=10, metavar="N", help="changes after each start (%(default)s)")
-    add("--kube-proxy-mode", choices=["nftables", "iptables"], default="nftables", help="(%(default)s)")
+    add("--mode", choices=["nftables", "iptables"], default="nftables", help="of both (%(default)s)")
+    add("--kube-proxy-mode", choices=["nftables", "iptables"], help="of kube-proxy, if it is to be another one")
     add("--output", type=Path, default=Path("bench-cluster-results.json"), metavar="FILE", help="(%(default)s)")
     add("--inside", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
@@ -86,7 +87,7 @@ def _measure(options: argparse.Namespace, console: Console) -> None:
         minutes, seconds = divmod(round(time.monotonic() - begun), 60)
         console.print(f"{minutes:2}:{seconds:02}  {words}", highlight=False, markup=False, soft_wrap=True)
 
-    plan = measure.Plan(options.repeats, options.changes, options.kube_proxy_mode)
+    plan = measure.Plan(options.repeats, options.changes, options.mode, options.kube_proxy_mode or options.mode)
     found: table.Found = {}
     for services in options.sizes:
         size = Size(services, _ENDPOINTS)

@@ -37,11 +37,13 @@ def run(benchmarks: Modules, **figures: float | list[float]) -> object:
     return benchmarks("side_by_side.measure").Run(**usual | figures)
 
 
-def compared(benchmarks: Modules, services: int, theirs: list[object], ours: list[object]) -> dict[str, Any]:
+def compared(
+    benchmarks: Modules, services: int, theirs: list[object], ours: list[object], *, mode: str = "nftables"
+) -> dict[str, Any]:
     proxies, size = benchmarks("side_by_side.proxies"), benchmarks("objects").Size(services, 2)
     runs = {
         proxies.Proxy(proxies.KUBE_PROXY, "v1", ()): theirs,
-        proxies.Proxy(proxies.POINTSMAN, "v1", ()): ours,
+        proxies.Proxy(proxies.POINTSMAN, "v1", (), mode): ours,
     }
     return {row.work: row for row in benchmarks("side_by_side.table").rows(size, runs)}
 
@@ -53,6 +55,14 @@ def test_a_cold_start_has_to_be_ten_times_faster_in_a_large_cluster(
     ours = [run(benchmarks, cold_seconds=each) for each in (3, 1, 99)]
     row = compared(benchmarks, services, [run(benchmarks, cold_seconds=seconds)], ours)["cold start"]
     assert (row.pointsman, row.ratio, row.met) == (3, seconds / 3, met)
+
+
+@pytest.mark.parametrize(("theirs", "met"), [(1.4, False), (1.5, True)])
+def test_iptables_has_targets_of_its_own(benchmarks: Modules, theirs: float, *, met: bool) -> None:
+    runs = [[run(benchmarks, cold_seconds=each, milliseconds=[each])] for each in (theirs, 1.0)]
+    rows = compared(benchmarks, 5000, *runs, mode="iptables")
+    assert (rows["cold start"].met, rows["one change, p50"].met) == (True, met)
+    assert rows["memory"].met is None
 
 
 def test_changes_count_together_whichever_start_they_followed(benchmarks: Modules) -> None:

@@ -10,6 +10,7 @@ import msgspec
 import objects
 import usage
 
+from pointsman.api.names import Mode
 from pointsman.lab.controlplane.plane import ControlPlane
 from side_by_side import probe, proxies, seed
 from side_by_side.ground import NODE, Ground
@@ -67,12 +68,14 @@ class Plan(msgspec.Struct, frozen=True):
     Attributes:
         repeats: starts of each proxy.
         changes: after each start.
-        mode: of kube-proxy.
+        mode: of Pointsman.
+        kube_proxy_mode: of kube-proxy.
     """
 
     repeats: int
     changes: int
-    mode: str
+    mode: Mode
+    kube_proxy_mode: Mode
 
 
 def measure(size: Size, plan: Plan, say: Callable[[str], None]) -> dict[Proxy, list[Run]]:
@@ -80,7 +83,7 @@ def measure(size: Size, plan: Plan, say: Callable[[str], None]) -> dict[Proxy, l
     say(f"{size}: starting a control plane and writing the objects into it")
     with ControlPlane(say=say) as plane:
         ground = Ground(plane)
-        contenders = [proxies.kube_proxy(plane, NODE, plan.mode), proxies.agent(plane, NODE)]
+        contenders = [proxies.kube_proxy(plane, NODE, plan.kube_proxy_mode), proxies.agent(plane, NODE, plan.mode)]
         # The controllers would look at every Service, and take the cores that are measured.
         plane.controllers.kill()
         seed.fill(plane, size)

@@ -20,6 +20,7 @@ from pointsman.lab.namespaces import LabError
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from pointsman.api.names import Mode
     from pointsman.lab.controlplane.plane import ControlPlane
 
 KUBE_PROXY: Final = "kube-proxy"
@@ -36,14 +37,16 @@ class Proxy(NamedTuple):
         name: how the table calls it.
         version: what is measured.
         command: its command line.
+        mode: the dataplane.
     """
 
     name: str
     version: str
     command: tuple[str, ...]
+    mode: Mode = "nftables"
 
 
-def kube_proxy(plane: ControlPlane, node: str, mode: str) -> Proxy:
+def kube_proxy(plane: ControlPlane, node: str, mode: Mode) -> Proxy:
     """Prepare kube-proxy for a node: Kubernetes' own roles, and its defaults.
 
     Args:
@@ -52,7 +55,7 @@ def kube_proxy(plane: ControlPlane, node: str, mode: str) -> Proxy:
         mode: ``nftables`` or ``iptables``.
     """
     command = commands.kube_proxy(kube_proxy_program(), plane.user("system:kube-proxy"), node, mode=mode)
-    return Proxy(KUBE_PROXY, f"{COMPONENTS['kube-proxy'].version} {mode}", tuple(command))
+    return Proxy(KUBE_PROXY, f"{COMPONENTS['kube-proxy'].version} {mode}", tuple(command), mode)
 
 
 def kube_proxy_program() -> Path:
@@ -60,20 +63,20 @@ def kube_proxy_program() -> Path:
     return provide(("kube-proxy",), lambda words: print(words, file=sys.stderr, flush=True))["kube-proxy"]  # noqa: T201
 
 
-def agent(plane: ControlPlane, node: str) -> Proxy:
+def agent(plane: ControlPlane, node: str, mode: Mode) -> Proxy:
     """Prepare Pointsman's agent for a node, as in a cluster: its own role, and a NodeProxy that an operator wrote.
 
     The operator is gone before anything is measured: it would take the cores.
     """
     plane.apply([*crds.documents(), *permissions.manifests(NAMESPACE)])
     plane.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
-    plane.apply([proxy_config("default", {})])
+    plane.apply([proxy_config("default", {"mode": mode})])
     with contextlib.closing(Operators(plane)) as operators:
         operators.start()
         _wait_for_node_proxy(plane, node)
     kubeconfig = plane.service_account(NAMESPACE, "pointsman-agent")
     command = (sys.executable, "-m", "pointsman", "agent", "--kubeconfig", str(kubeconfig), "--node-name", node)
-    return Proxy(POINTSMAN, f"{pointsman.__version__} nftables", command)
+    return Proxy(POINTSMAN, f"{pointsman.__version__} {mode}", command, mode)
 
 
 def _wait_for_node_proxy(plane: ControlPlane, node: str) -> None:

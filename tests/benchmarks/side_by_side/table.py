@@ -90,7 +90,7 @@ FIGURES: Final = (
     ),
     Figure(
         "cold start, CPU",
-        "CPU time until then, with that of the programs that it starts (kube-proxy: nft)",
+        "CPU time until then, with that of the programs that it starts (nft, iptables-restore)",
         "s",
         lambda runs: median(run.cold_cpu for run in runs),
     ),
@@ -131,11 +131,26 @@ FIGURES: Final = (
     ),
 )
 
+_TARGETS_OF_IPTABLES: Final = {"cold start": 1.0, "one change, p50": 1.5, "one change, CPU": 1.5}
+"""In mode `iptables` both write the same chains: how many times Pointsman's figure kube-proxy's has to be, at least."""
+
 
 def rows(size: Size, runs: dict[Proxy, list[Run]]) -> list[Row]:
     """Compare the two at one size."""
     by_name = {proxy.name: of_proxy for proxy, of_proxy in runs.items()}
-    return [_row(figure, size, figure.of(by_name[KUBE_PROXY]), figure.of(by_name[POINTSMAN])) for figure in FIGURES]
+    iptables = any(proxy.name == POINTSMAN and proxy.mode == "iptables" for proxy in runs)
+    return [
+        _row(
+            _of_iptables(figure) if iptables else figure,
+            size,
+            *(figure.of(by_name[n]) for n in (KUBE_PROXY, POINTSMAN)),
+        )
+        for figure in FIGURES
+    ]
+
+
+def _of_iptables(figure: Figure) -> Figure:
+    return figure._replace(ratio=_TARGETS_OF_IPTABLES.get(figure.work), limit=None, services=0)
 
 
 def _row(figure: Figure, size: Size, theirs: float, ours: float) -> Row:
