@@ -331,6 +331,27 @@ def test_every_bad_field_of_a_proxy_config_is_a_problem(form: Form) -> None:
     assert parsed.rejected == (ObjectKey("ProxyConfig", "", "c"),)
 
 
+@FORMS
+def test_a_misspelt_field_of_a_proxy_config_is_told_and_the_rest_is_read(form: Form) -> None:
+    spec = {
+        "mode": "ipvs",
+        "shceduler": "lc",
+        "ipvs": {"strictARp": True, "udpTimeout": "5s"},
+        "nodePortRanges": [{"range": "30000-30100", "namespaceSelector": {"matchLabel": {"a": "b"}}}],
+    }
+    document = {"apiVersion": "pointsman.dev/v1alpha1", "kind": "ProxyConfig", "metadata": {"name": "c"}, "spec": spec}
+    parsed = parse(form(document))
+    told = "ProxyConfig c: spec.{}: is no field of a ProxyConfig; write {} (left out: this field)"
+    assert lines(parsed) == [
+        told.format("shceduler", "scheduler"),
+        told.format("ipvs.strictARp", "strictARP"),
+        told.format("nodePortRanges[0].namespaceSelector.matchLabel", "matchLabels"),
+    ]
+    (config,) = parsed.objects
+    assert isinstance(config, ProxyConfig)
+    assert (config.spec.mode, config.spec.ipvs.udp_timeout) == ("ipvs", 5.0)
+
+
 FIELDS = st.sampled_from(
     ["metadata", "name", "labels", "annotations", "spec", "status", "ports", "port", "clusterIP", "clusterIPs", "type",
      "endpoints", "addresses", "addressType", "conditions", "subsets", "ip", "loadBalancer", "ingress", "items",

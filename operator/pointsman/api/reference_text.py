@@ -30,10 +30,8 @@ which [the operator](operator.md) writes.
 - **Durations** are text with a unit, as everywhere in Kubernetes: `30s`, `50ms`, `1h30m`. **Networks** are CIDRs of
   either IP family, each once and at most {MAX_CIDRS} in a list; `nodePortRanges` has {MAX_NAMESPACE_RANGES} entries \
 at most. A field that is
-  null counts as absent; unknown fields are ignored (but `kubectl` refuses to write them, unless `--validate` says
+  null counts as absent; unknown fields are ignored, and told (`kubectl` refuses to write them, unless `--validate` says
   otherwise).
-- **In this release** the agent has the modes `nftables` and `ipvs`. What belongs to `iptables` and `userspace` is
-  checked and has no effect yet: no node supports them.
 - **A node that does not support its mode** uses the next one of `fallbackModes`. The condition `ModeInForce` of its
   `NodeProxy` says why and what to do, and so do the agent's log, an event on the Node (`ProxyModeFellBack`), and the
   column MODE of `kubectl get npx`. The agent looks again each `syncPeriod`.

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Final, TypeVar
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import to_json
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _WRITTEN: Final = {"cidrs": "CIDRs", "arp": "ARP"}
 """Words that Kubernetes does not write in camel case."""
@@ -62,6 +66,45 @@ def _without_odd_status(plain: dict[str, object], odd: set[tuple[int | str, ...]
     if isinstance(status, dict):
         return {**plain, "status": {name: value for name, value in status.items() if (name,) not in odd}}
     return {name: value for name, value in plain.items() if name != "status"}
+
+
+class UnknownField(NamedTuple):
+    """A field that is written and means nothing: it is misspelt, or of another release.
+
+    Attributes:
+        path: as users write it (``spec.ipvs.strictARp``).
+        nearest: what it may have been meant to be, or "".
+    """
+
+    path: str
+    nearest: str
+
+
+def unknown_fields(part: type[Part], plain: object, path: str) -> Iterator[UnknownField]:
+    """Yield the fields of plain data that a part does not have, those of its own parts among them.
+
+    Args:
+        part: what the data was read as.
+        plain: the data.
+        path: of the part in its object.
+    """
+    if not isinstance(plain, dict):
+        return
+    fields = {field.alias or name: field.annotation for name, field in part.model_fields.items()}
+    for name, value in plain.items():
+        if name not in fields:
+            yield UnknownField(f"{path}.{name}", next(iter(get_close_matches(name, fields, 1)), ""))
+        elif (inner := _part_in(fields[name])) is not None:
+            entries = {f"[{at}]": entry for at, entry in enumerate(value)} if isinstance(value, list) else {"": value}
+            for at, entry in entries.items():
+                yield from unknown_fields(inner, entry, f"{path}.{name}{at}")
+
+
+def _part_in(annotation: Any) -> type[Part] | None:  # noqa: ANN401 - any type
+    """Return the part that a field, or each of its entries, is; None for one that is none."""
+    if isinstance(annotation, type) and issubclass(annotation, Part):
+        return annotation
+    return next(filter(None, map(_part_in, get_args(annotation))), None)
 
 
 def without_nulls(value: object) -> object:

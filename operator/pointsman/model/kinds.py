@@ -9,7 +9,8 @@ import pydantic
 from pointsman.api.errors import validation_problems
 from pointsman.api.names import API_VERSION
 from pointsman.api.nodeproxy import NodeProxy
-from pointsman.api.proxyconfig import ProxyConfig
+from pointsman.api.proxyconfig import ProxyConfig, ProxyConfigSpec
+from pointsman.api.resource import unknown_fields
 from pointsman.model import convert_cluster, convert_endpoints, convert_service, raw
 from pointsman.model.objects import (
     Endpoints,
@@ -77,6 +78,16 @@ def _resource(read: Callable[[object], Object]) -> Callable[[Any, str, str, Note
     return convert
 
 
+def _proxy_config(plain: Any, namespace: str, name: str, notes: Notes) -> Object | None:  # noqa: ANN401 - plain data
+    """Read a ProxyConfig. The API server warns of unknown fields; for a file there is nobody else."""
+    found = _resource(ProxyConfig.read)(plain, namespace, name, notes)
+    if found is not None:
+        for field in unknown_fields(ProxyConfigSpec, plain.get("spec"), "spec"):
+            remedy = f"write {field.nearest}" if field.nearest else "see docs/configuration.md for the fields"
+            notes.note(field.path, "is no field of a ProxyConfig", remedy, "this field")
+    return found
+
+
 _READERS: Final = (
     Reader("Service", ("v1",), raw.Service, convert_service.service, namespaced=True),
     Reader(
@@ -92,7 +103,7 @@ _READERS: Final = (
         convert_cluster.service_cidr,
     ),
     Reader("Namespace", ("v1",), raw.Namespace, convert_cluster.namespace),
-    Reader("ProxyConfig", (API_VERSION,), raw.ProxyConfig, _resource(ProxyConfig.read)),
+    Reader("ProxyConfig", (API_VERSION,), raw.ProxyConfig, _proxy_config),
     Reader("NodeProxy", (API_VERSION,), raw.NodeProxy, _resource(NodeProxy.read)),
 )
 BY_KIND: Final[dict[str, Reader]] = {reader.kind: reader for reader in _READERS}
