@@ -11,16 +11,17 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
+from pointsman.api.names import Mode
 from pointsman.api.proxyconfig import ProxyConfigSpec
 from pointsman.lab.network import Host, Network, has_ipv6
 from pointsman.lab.servers import Servers
 from support.flows import Flow, Verdict
+from support.mode_table import difference
 from support.proxy import Proxy
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from pointsman.api.names import Mode
 
 Case = dict[str, Any]
 """A suite or a flow of the vectors; their fields are explained there."""
@@ -28,8 +29,9 @@ Case = dict[str, Any]
 VECTORS: Case = json.loads((Path(__file__).parents[1] / "vectors/packet_flows.json").read_bytes())
 CONTEXT: Case = VECTORS["context"]
 VERDICTS: Mapping[str, Verdict] = {"dnat": "answered", "reject": "refused", "drop": "dropped", "none": "answered"}
-ALIKE: Mapping[Mode, Mode] = {"ipvs": "nftables"}
-"""Modes that the vectors do not name, and the one whose flows hold for it."""
+ALIKE: Mapping[Mode, Mode] = {"ipvs": "nftables", "userspace": "nftables"}
+"""Modes that the vectors do not name, and the one whose flows hold for it, but for what docs/modes.md says."""
+LOCALHOST_NODE_PORTS: bool = CONTEXT["iptablesLocalhostNodePorts"]
 KNOWN_CONFIG = {"nodePortAddresses", "masqueradeAll", "localDetector", "iptablesLocalhostNodePorts"}
 
 
@@ -37,11 +39,14 @@ class Stage(msgspec.Struct):
     """The lab of one suite, with its rules in force."""
 
     hosts: Mapping[str, Host]
+    mode: Mode
 
     def flow(self, case: Case) -> Flow:
         """Turn a case of the vectors into connections."""
         destination = (case["destIP"], case["destPort"])
         verdict = case["output"]["verdict"]
+        if not serves(self.mode, case["protocol"]) and verdict == "dnat":
+            verdict = "reject"
         # What the proxy leaves alone is answered by the node's own server.
         endpoints = [destination] if verdict == "none" else map(_endpoint, case["output"]["endpoints"])
         return Flow(
@@ -50,7 +55,7 @@ class Stage(msgspec.Struct):
             case["protocol"],
             VERDICTS[verdict],
             frozenset(endpoints),
-            CONTEXT["nodeIP"]["IPv4"] if case["masq"] else case["sourceIP"],
+            CONTEXT["nodeIP"]["IPv4"] if case["masq"] or hides_clients(self.mode) else case["sourceIP"],
             source=case["sourceIP"],
         )
 
@@ -70,10 +75,10 @@ def phases(mode: Mode) -> Iterator[tuple[Case, bool, Case]]:
 
 
 def params(mode: Mode) -> Iterator[Any]:
-    """Yield suite, phase and flow as a test's parameters."""
+    """Yield mode, suite, phase and flow as a test's parameters."""
     for suite, after, case in phases(mode):
         marks = [pytest.mark.needs("SCTP packets")] if case["protocol"] == "sctp" else []
-        yield pytest.param(suite, after, case, id=f"{suite['id']}: {case['name']}", marks=marks)
+        yield pytest.param(mode, suite, after, case, id=f"{mode}: {suite['id']}: {case['name']}", marks=marks)
 
 
 @contextlib.contextmanager
@@ -83,6 +88,8 @@ def staged(suite: Case, mode: Mode, *, after: bool) -> Iterator[Stage]:
         hosts = build(network, suite, mode)
         serve(servers, hosts, suite, mode)
         node = hosts[CONTEXT["nodeIP"]["IPv4"]]
+        if mode == "iptables":  # as the agent does for `localhostNodePorts`
+            node.namespace.sysctl({"net/ipv4/conf/all/route_localnet": "1"})
         with Proxy(node, configuration(suite["config"], mode), mode=mode) as proxy:
             proxy.put(suite["objects"]["services"])
             proxy.put(suite["objects"]["endpointSlices"])
@@ -90,7 +97,17 @@ def staged(suite: Case, mode: Mode, *, after: bool) -> Iterator[Stage]:
             if after:
                 proxy.remove(*suite["after"]["delete"])
                 proxy.sync()
-            yield Stage(hosts)
+            yield Stage(hosts, mode)
+
+
+def serves(mode: Mode, protocol: str) -> bool:
+    """Tell whether a mode serves a protocol, as docs/modes.md has it."""
+    return protocol in difference("protocols")[mode]
+
+
+def hides_clients(mode: Mode) -> bool:
+    """Tell whether backends see the node's address in place of their client's, as docs/modes.md has it."""
+    return difference("client-address")[mode] == "the node's"
 
 
 def configuration(config: Case, mode: Mode) -> ProxyConfigSpec:
@@ -105,6 +122,7 @@ def configuration(config: Case, mode: Mode) -> ProxyConfigSpec:
             # The vectors have the default of the mode that they name.
             "nodePortAddresses": config.get("nodePortAddresses") or (["primary"] if mode in ALIKE else None),
             "masqueradeAll": config.get("masqueradeAll", False),
+            "iptables": {"localhostNodePorts": config.get("iptablesLocalhostNodePorts", LOCALHOST_NODE_PORTS)},
         }
     )
 
@@ -123,9 +141,14 @@ def build(network: Network, suite: Case, mode: Mode) -> Mapping[str, Host]:
     owned = {address: host for host in network.hosts.values() for address in host.addresses}
     for case in flows(suite, mode):
         address = case["sourceIP"]
-        if address not in owned:
+        if case["sourceType"] == "localhost":
+            owned[address] = node
+        elif address not in owned:
             pod = case["sourceType"] == "pod"
             owned[address] = network.pod("client", address, node=node) if pod else network.client("outside", address)
+    for case in flows(suite, mode):
+        if case["output"]["verdict"] == "none" and case["destIP"] not in owned:
+            owned[case["destIP"]] = network.client("beyond", case["destIP"])
     network.build()
     for address in {case["destIP"] for case in flows(suite, mode)} - owned.keys():
         network.route(address, via=node)

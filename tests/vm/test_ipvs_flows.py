@@ -12,6 +12,8 @@ from support.packet_flows import Case, Stage, params, phases, staged
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from pointsman.api.names import Mode
+
 
 @pytest.fixture(scope="module")
 def latest() -> Iterator[Latest[Stage]]:
@@ -25,7 +27,9 @@ def test_every_suite_of_the_mode_is_there() -> None:
     assert {suite["family"] for suite, _, _ in found} == {"IPv4"}
 
 
-@pytest.mark.parametrize(("suite", "after", "case"), list(params("ipvs")))
-def test_flow(latest: Latest[Stage], suite: Case, after: bool, case: Case) -> None:  # noqa: FBT001 - a parameter
-    stage = latest.get((suite["id"], after), lambda: staged(suite, "ipvs", after=after))
+@pytest.mark.parametrize(("mode", "suite", "after", "case"), list(params("ipvs")))
+def test_flow(
+    latest: Latest[Stage], mode: Mode, suite: Case, after: bool, case: Case  # noqa: FBT001 - a parameter
+) -> None:  # fmt: skip
+    stage = latest.get((suite["id"], after), lambda: staged(suite, mode, after=after))
     stage.flow(case).check()
