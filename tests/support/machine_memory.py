@@ -30,6 +30,9 @@ class Machine:
         faults: raised by the next call of a verb in a mode, as often as they are there: ``("ipvs", "adopt")``.
         count: how many dataplanes of a mode are open.
         is_disturbed: what `disturbed` says.
+        carried: how many connections need a mode's dataplane, by mode.
+        endpoints: what answers in place of backends, by mode.
+        limits: for how long dataplanes may drain that are retired, by mode.
     """
 
     def __init__(self, *modes: Mode) -> None:
@@ -39,6 +42,9 @@ class Machine:
         self.faults: dict[tuple[Mode, str], list[Exception]] = {}
         self.count: Counter[Mode] = Counter()
         self.is_disturbed = False
+        self.carried: Counter[Mode] = Counter()
+        self.endpoints: dict[Mode, frozenset[tuple[str, int]]] = {}
+        self.limits: dict[Mode, float] = {}
         self._loaded: Counter[Mode] = Counter()
 
     @property
@@ -78,7 +84,7 @@ class Machine:
     def did(self, *verbs: str) -> list[tuple[Mode, str]]:
         """Return the calls of some verbs since the last time, and forget them all."""
         calls, self.calls = self.calls, []
-        return [call for call in calls if call[1] in (verbs or ("adopt", "apply", "cleanup"))]
+        return [call for call in calls if call[1] in (verbs or ("adopt", "apply", "retire", "cleanup"))]
 
 
 class Dataplane:
@@ -100,6 +106,7 @@ class Dataplane:
 
     def adopt(self, plan: Plan) -> Written:
         self._write("adopt")
+        self._machine.limits.pop(self.mode, None)
         held = self._machine.plans.get(self.mode, Plan({}))
         return self._hold(Plan(dict(plan.answers), plan.settings), held)
 
@@ -127,8 +134,21 @@ class Dataplane:
             for frontend, backends in self.read().items()
         }
 
+    def retire(self, limit: float) -> None:
+        self._write("retire")
+        self._machine.limits[self.mode] = limit
+
+    def carried(self) -> int:
+        self._reach("carried")
+        assert self.mode in self._machine.limits, "retire comes first"
+        return self._machine.carried[self.mode]
+
+    def own_endpoints(self) -> frozenset[tuple[str, int]]:
+        return self._machine.endpoints.get(self.mode, frozenset())
+
     def cleanup(self) -> None:
         self._write("cleanup")
+        self._machine.limits.pop(self.mode, None)
         self._machine.plans.pop(self.mode, None)
         self._plan = None
 

@@ -24,7 +24,7 @@ from pointsman.sources.protocol import Batch, Change
 from support.writes import FakeWrites, ScriptedClock
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping
+    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
     from pointsman.model.parse import Object
@@ -72,7 +72,10 @@ class Memory:
     def close(self) -> None:
         pass
 
-    def clean(self, _frontends: Mapping[Any, Any]) -> int:
+    def own_endpoints(self) -> frozenset[tuple[str, int]]:
+        return frozenset()
+
+    def clean(self, *_what: object, **_how: object) -> int:
         return 0
 
     def _hold(self) -> Written:

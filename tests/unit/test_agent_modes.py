@@ -87,27 +87,28 @@ def test_a_scheduler_that_is_missing_is_no_reason_to_fall_back() -> None:
 
 class Conntrack:
     def __init__(self) -> None:
-        self.calls: list[dict[str, bool]] = []
+        self.calls: list[tuple[dict[str, bool], frozenset[tuple[str, int]], bool]] = []
         self.faults: list[Exception] = []
 
-    def clean(self, frontends: Any) -> int:  # noqa: ANN401 (a mapping)
+    def clean(self, frontends: Any, keep: Any = frozenset(), *, without_ipvs: bool = False) -> int:  # noqa: ANN401
         if self.faults:
             raise self.faults.pop()
         found: dict[Frontend, Answer | None] = frontends
-        self.calls.append({frontend.address: answer is not None for frontend, answer in found.items()})
+        there = {frontend.address: answer is not None for frontend, answer in found.items()}
+        self.calls.append((there, keep, without_ipvs))
         return 0
 
 
 class Node:
-    """A syncer on a machine with `nftables` and `ipvs`.
+    """A syncer on a machine with `nftables`, `ipvs` and others.
 
     Attributes:
         now: monotonic seconds.
         traces: modes of which there may be something in the kernel.
     """
 
-    def __init__(self, **spec: Any) -> None:  # noqa: ANN401 (fields of a document)
-        self.machine = Machine("nftables", "ipvs")
+    def __init__(self, *more: Mode, **spec: Any) -> None:  # noqa: ANN401 (fields of a document)
+        self.machine = Machine("nftables", "ipvs", *more)
         self.conntrack = Conntrack()
         self.now = 100.0
         self.traces: set[str] = set()
@@ -201,7 +202,7 @@ def test_the_wanted_mode_comes_back_when_it_is_there(caplog: pytest.LogCaptureFi
     outcome = node.later(1.0)
     assert told(outcome) == ("ipvs", "ipvs", "", None)
     assert (outcome.full, outcome.switched, outcome.error) == (True, True, "")
-    assert node.machine.did() == [("ipvs", "adopt"), ("nftables", "cleanup")], "the new one first"
+    assert node.machine.did() == [("ipvs", "adopt"), ("nftables", "retire"), ("nftables", "cleanup")]
     assert (held(node), node.machine.opened) == ({"ipvs": 3}, {"ipvs": 1})
     assert node.sysctls == ["nftables", "ipvs"]
     assert caplog.messages[1:] == ["mode ipvs is in force, as the configuration says"]
@@ -221,10 +222,10 @@ def test_another_configuration_changes_the_mode_at_once() -> None:
     node.machine.did()
     outcome = node.sync(node.configure(mode="ipvs"))
     assert (told(outcome)[:2], outcome.switched) == (("ipvs", "ipvs"), True)
-    assert node.machine.did() == [("ipvs", "adopt"), ("nftables", "cleanup")]
+    assert node.machine.did() == [("ipvs", "adopt"), ("nftables", "retire"), ("nftables", "cleanup")]
     outcome = node.sync(node.configure(mode="iptables"))
     assert told(outcome) == ("nftables", "iptables", "iptables: it is not in this release yet", 30.0)
-    assert node.machine.did() == [("nftables", "adopt"), ("ipvs", "cleanup")]
+    assert node.machine.did() == [("nftables", "adopt"), ("ipvs", "retire"), ("ipvs", "cleanup")]
     outcome = node.sync(node.configure(mode="iptables", fallbackModes=["userspace", "ipvs"]))
     assert told(outcome)[0] == "ipvs"
 
@@ -360,7 +361,7 @@ def test_what_an_agent_before_left_in_another_mode_goes_after_the_first_sync() -
     node.machine.plans = before.machine.plans
     node.traces = {"ipvs"}
     node.start()
-    assert node.machine.did() == [("nftables", "adopt"), ("ipvs", "cleanup")]
+    assert node.machine.did() == [("nftables", "adopt"), ("ipvs", "retire"), ("ipvs", "cleanup")]
     assert (held(node), node.machine.opened) == ({"nftables": 3}, {"nftables": 1})
     node.later(1000.0)
     assert not node.machine.did(), "once"
@@ -377,7 +378,7 @@ def test_a_trace_of_what_the_node_does_not_support_is_none() -> None:
     node.traces = {"ipvs"}
     node.machine.unload("ipvs")
     assert not node.start().facts.problems[1:]
-    assert node.machine.did() == [("nftables", "adopt"), ("ipvs", "cleanup")]
+    assert node.machine.did() == [("nftables", "adopt"), ("ipvs", "retire")]
     node.later(1000.0)
     assert not node.machine.did(), "it was tried once"
 
@@ -394,20 +395,208 @@ def test_what_cannot_be_removed_is_told_and_tried_again() -> None:
     assert (held(node), outcome.facts.problems, outcome.facts.look_again) == ({"ipvs": 3}, (), None)
 
 
-def test_udp_clients_of_ipvs_are_set_free_by_another_mode() -> None:
-    """Their entries of connection tracking lead to IPVS, which knows nothing of them any more."""
+DNS_THERE = {"10.96.0.10": True}
+PROXY = frozenset({("172.16.0.1", 40_000)})
+
+
+def test_udp_clients_of_ipvs_are_set_free_when_it_serves_them_no_more() -> None:
     node = Node(mode="ipvs")
     node.start()
-    assert node.conntrack.calls == [{"10.96.0.10": True}]
-    node.conntrack.faults.append(OSError(105, "No buffer space available"))
+    node.machine.carried["ipvs"] = 2
     node.sync(node.configure(mode="nftables"))
-    assert node.conntrack.calls[1:] == []
+    assert node.conntrack.calls == [(DNS_THERE, frozenset(), False)] * 2, "IPVS goes on to serve them"
+    node.machine.carried["ipvs"] = 0
+    node.conntrack.faults.append(OSError(105, "No buffer space available"))
+    node.syncer.disturbed()
+    assert node.syncer.has_news
     node.sync()
-    assert node.conntrack.calls[1:] == [{"10.96.0.10": False}]
-    node.sync(full=True)
-    assert node.conntrack.calls[2:] == [{"10.96.0.10": True}]
-    node.sync(node.configure(mode="ipvs"))
-    assert node.conntrack.calls[3:] == [{"10.96.0.10": True}], "entries of nftables go on working"
+    node.sync()
+    assert node.conntrack.calls[2:] == [(DNS_THERE, frozenset(), True)], "when it worked"
+    node.sync()
+    assert len(node.conntrack.calls) == 3, "once"
+
+
+def test_udp_clients_of_a_proxy_stay_while_it_is_there() -> None:
+    node = Node(mode="ipvs")
+    node.machine.endpoints["ipvs"] = PROXY
+    node.machine.carried["ipvs"] = 1
+    node.start()
+    node.sync(node.configure(mode="nftables"))
+    assert [keep for _, keep, _ in node.conntrack.calls] == [PROXY, PROXY]
+    node.machine.carried["ipvs"] = 0
+    node.syncer.disturbed()
+    node.sync()
+    assert node.conntrack.calls[2:] == [(DNS_THERE, frozenset(), True)]
+
+
+def changed(wanted: Mode, carried: int, **spec: Any) -> tuple[Node, Outcome]:  # noqa: ANN401 (fields of a document)
+    """Change from the other of two modes, which has connections of its own."""
+    other: Mode = "nftables" if wanted == "ipvs" else "ipvs"
+    node = Node(mode=other)
+    node.start()
+    node.machine.carried[other] = carried
+    node.machine.did()
+    return node, node.sync(node.configure(mode=wanted, **spec))
+
+
+def wrong(outcome: Outcome) -> list[str]:
+    return [problem.message for problem in outcome.facts.problems if problem.source == "kernel"]
+
+
+def test_the_old_mode_serves_its_connections_until_they_end(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    node, outcome = changed("nftables", carried=200, drainTimeout="10m")
+    assert node.machine.did() == [("nftables", "adopt"), ("ipvs", "retire")], "the new one has the plan first"
+    assert node.machine.limits == {"ipvs": 600.0}
+    assert (outcome.facts.draining, wrong(outcome), outcome.facts.look_again) == ({"ipvs": 200}, [], None)
+    assert node.machine.opened == {"nftables": 1, "ipvs": 1}
+    node.machine.carried["ipvs"] = 1
+    node.now += 599.0
+    node.syncer.disturbed()
+    assert node.machine.did("tend", "retire", "cleanup") == [("ipvs", "tend"), ("nftables", "tend")]
+    assert not node.syncer.has_news
+    node.machine.carried["ipvs"] = 0
+    node.syncer.disturbed()
+    assert node.machine.did() == [("ipvs", "cleanup")]
+    assert node.syncer.has_news
+    assert node.sync().facts.draining == {}
+    assert node.machine.opened == {"nftables": 1}
+    assert caplog.messages[1:] == [
+        "mode ipvs serves the 200 connections that it has, for 600 s at the most",
+        "mode ipvs is through; 0 of its connections were ended",
+    ]
+
+
+def test_what_is_left_after_the_limit_is_ended(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    node, _ = changed("nftables", carried=3, drainTimeout="1m")
+    node.now += 60.0
+    node.syncer.disturbed()
+    assert node.machine.did("cleanup") == [("ipvs", "cleanup")]
+    assert caplog.messages[-1] == "mode ipvs is through; 3 of its connections were ended"
+
+
+def test_a_mode_comes_back_while_it_drains_and_loses_nothing() -> None:
+    node, _ = changed("nftables", carried=3)
+    node.machine.carried["nftables"] = 4
+    node.machine.did()
+    outcome = node.sync(node.configure(mode="ipvs"))
+    assert node.machine.did() == [("ipvs", "adopt"), ("nftables", "retire")], "nothing is removed"
+    assert (told(outcome)[0], outcome.facts.draining) == ("ipvs", {"nftables": 4})
+    node.now += 10_000.0
+    node.syncer.disturbed()
+    assert held(node) == {"ipvs": 3}, "the time of the mode in force is not over"
+
+
+def test_a_mode_that_fails_to_come_back_goes_on_to_drain() -> None:
+    node, _ = changed("nftables", carried=3)
+    node.machine.faults["ipvs", "adopt"] = [DataplaneError("busy")]
+    node.machine.did()
+    outcome = node.sync(node.configure(mode="ipvs"))
+    assert node.machine.did() == [("ipvs", "adopt"), ("ipvs", "retire"), ("nftables", "adopt")]
+    assert (told(outcome)[:3], outcome.facts.draining) == (("nftables", "ipvs", "ipvs: busy"), {"ipvs": 3})
+    assert (outcome.error, held(node)) == ("", {"nftables": 3, "ipvs": 3})
+
+
+def test_what_a_mode_wrote_before_it_failed_is_taken_back_and_its_connections_are_served() -> None:
+    """It may have decided already, as where the old one is `ipvs`."""
+    node = Node()
+    node.start()
+    node.machine.carried["ipvs"] = 1
+    node.machine.faults["ipvs", "adopt"] = [DataplaneError("half of it is there")]
+    node.machine.did()
+    outcome = node.sync(node.configure(mode="ipvs"))
+    assert node.machine.did() == [("ipvs", "adopt"), ("ipvs", "retire"), ("nftables", "adopt")]
+    assert (told(outcome)[:3], outcome.facts.draining) == (
+        ("nftables", "ipvs", "ipvs: half of it is there"), {"ipvs": 1},
+    )  # fmt: skip
+
+
+def test_what_a_mode_wrote_before_it_failed_goes_even_if_it_cannot_retire() -> None:
+    node = Node()
+    node.start()
+    node.machine.faults["ipvs", "adopt"] = node.machine.faults["ipvs", "retire"] = [DataplaneError("busy")] * 2
+    node.machine.did()
+    outcome = node.sync(node.configure(mode="ipvs"))
+    assert node.machine.did() == [
+        ("ipvs", "adopt"), ("ipvs", "retire"), ("ipvs", "cleanup"), ("nftables", "adopt"),
+    ]  # fmt: skip
+    assert (wrong(outcome), held(node), node.machine.opened) == ([], {"nftables": 3}, {"nftables": 1})
+
+
+def test_what_a_mode_wrote_before_it_failed_is_told_when_it_stays() -> None:
+    node = Node()
+    node.start()
+    node.machine.faults["ipvs", "adopt"] = [DataplaneError("busy")]
+    node.machine.faults["ipvs", "retire"] = [DataplaneError("busy")]
+    node.machine.faults["ipvs", "cleanup"] = [DataplaneError("still busy")]
+    outcome = node.sync(node.configure(mode="ipvs"))
+    assert "what mode ipvs left in the kernel could not be removed (still busy)" in str(outcome.facts.problems)
+    assert outcome.facts.look_again == 30.0
+
+
+def test_a_mode_that_cannot_retire_goes_on_to_serve_and_is_asked_again() -> None:
+    node = Node(mode="ipvs")
+    node.start()
+    node.machine.carried["ipvs"] = 2
+    node.machine.faults["ipvs", "retire"] = [DataplaneError("busy")]
+    outcome = node.sync(node.configure(mode="nftables"))
+    assert (told(outcome)[0], outcome.facts.look_again) == ("nftables", 30.0)
+    assert "(busy)" in str(outcome.facts.problems)
+    assert node.machine.opened == {"nftables": 1, "ipvs": 1}, "closing it could end connections"
+    assert not node.conntrack.calls[-1][2], "it serves its UDP clients"
+    outcome = node.later(30.0)
+    assert (wrong(outcome), outcome.facts.draining) == ([], {"ipvs": 2})
+
+
+def test_draining_that_fails_is_told_and_tried_again() -> None:
+    node, _ = changed("nftables", carried=2)
+    node.machine.faults["ipvs", "tend"] = [OSError(105, "No buffer space available")]
+    node.syncer.disturbed()
+    assert node.syncer.has_news
+    assert "connections that mode ipvs still has could not be looked after" in str(node.sync().facts.problems)
+    node.syncer.disturbed()
+    outcome = node.sync()
+    assert (wrong(outcome), outcome.facts.draining) == ([], {"ipvs": 2})
+
+
+def test_what_drained_and_is_taken_away_drains_no_more() -> None:
+    node, _ = changed("nftables", carried=2)
+    node.machine.unload("ipvs", NO_IPVS)
+    node.machine.faults["ipvs", "tend"] = [DataplaneError("the module is gone")]
+    node.syncer.disturbed()
+    outcome = node.sync()
+    assert outcome.facts.draining == {}
+    assert node.conntrack.calls[-1] == (DNS_THERE, frozenset(), True)
+    node.machine.load("ipvs")
+    node.machine.carried["ipvs"] = 0
+    node.later(30.0)
+    node.syncer.disturbed()
+    assert not wrong(node.sync())
+
+
+def test_what_an_agent_before_left_drains() -> None:
+    node = Node(mode="nftables")
+    node.traces = {"ipvs"}
+    node.machine.carried["ipvs"] = 5
+    outcome = node.start()
+    assert node.machine.did() == [("nftables", "adopt"), ("ipvs", "retire")]
+    assert outcome.facts.draining == {"ipvs": 5}
+
+
+def test_several_drain_at_once() -> None:
+    node = Node("userspace", mode="ipvs")
+    node.start()
+    node.machine.carried.update({"ipvs": 1, "userspace": 2})
+    node.sync(node.configure(mode="userspace"))
+    outcome = node.sync(node.configure(mode="nftables"))
+    assert outcome.facts.draining == {"ipvs": 1, "userspace": 2}
+    node.machine.carried["ipvs"] = 0
+    node.syncer.disturbed()
+    assert node.sync().facts.draining == {"userspace": 2}
+    node.machine.did()
+    node.syncer.clean_up()
+    assert node.machine.did() == [("nftables", "cleanup"), ("userspace", "cleanup")]
 
 
 def test_cleaning_up_removes_what_each_mode_has() -> None:

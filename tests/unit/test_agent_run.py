@@ -20,10 +20,9 @@ from pointsman.sources.protocol import SourceError
 from support.machine_memory import Machine
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
-    from pointsman.model.plan import Answer, Delta, Frontend
+    from pointsman.model.plan import Delta, Frontend
 
 SERVICE = """
 apiVersion: v1
@@ -69,7 +68,10 @@ class Memory:
     def close(self) -> None:
         pass
 
-    def clean(self, _frontends: Mapping[Frontend, Answer | None]) -> int:
+    def own_endpoints(self) -> frozenset[tuple[str, int]]:
+        return frozenset()
+
+    def clean(self, *_what: object, **_how: object) -> int:
         return 0
 
     def _hold(self, plan: Plan) -> Written:

@@ -14,6 +14,7 @@ from support.machine_memory import Machine
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from collections.abc import Set as AbstractSet
 
     from pointsman.model.parse import Object
     from pointsman.model.plan import Answer, Frontend
@@ -23,11 +24,20 @@ if TYPE_CHECKING:
 class FakeConntrack:
     def __init__(self) -> None:
         self.calls: list[dict[str, tuple[str, ...] | None]] = []
+        self.kept: list[AbstractSet[tuple[str, int]]] = []
         self.fail: Exception | None = None
 
-    def clean(self, frontends: Mapping[Frontend, Answer | None]) -> int:
+    def clean(
+        self,
+        frontends: Mapping[Frontend, Answer | None],
+        keep: AbstractSet[tuple[str, int]] = frozenset(),
+        *,
+        without_ipvs: bool = False,
+    ) -> int:
+        assert without_ipvs, "ipvs is not in force here"
         if self.fail is not None:
             raise self.fail
+        self.kept.append(keep)
         self.calls.append(
             {
                 frontend.address: None if answer is None else tuple(b.address for b in answer.pool.backends)
@@ -158,6 +168,12 @@ def test_stale_udp_entries_are_cleaned_after_the_kernel_has_the_change(agent: Ag
     outcome = agent.sync(gone=(dns(),))
     assert agent.conntrack.calls[2:] == [{"10.96.0.10": None}]
     assert outcome.cleaned[0].entries == 1
+
+
+def test_what_answers_in_place_of_backends_is_not_cleaned_away(agent: Agent) -> None:
+    agent.machine.endpoints["nftables"] = proxy = frozenset({("172.16.0.1", 40_000)})
+    agent.sync(dns(), endpoints("10.1.0.1"), full=True)
+    assert agent.conntrack.kept == [proxy]
 
 
 def test_cleaning_waits_for_the_kernel(agent: Agent) -> None:

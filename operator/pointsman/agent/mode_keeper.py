@@ -11,9 +11,10 @@ from pointsman.agent.modes import Choice, NoModeError, choose
 from pointsman.api.names import MODES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from pointsman.agent.outcome import Kernel
+    from pointsman.api.names import Mode
     from pointsman.dataplane.protocol import Dataplane, Written
     from pointsman.model.problems import Problem
     from pointsman.policy.planner import Planner
@@ -39,7 +40,7 @@ class ModeKeeper:
 
     def __init__(self, planner: Planner, kernel: Kernel, monotonic: Callable[[], float]) -> None:
         self._planner = planner
-        self._dataplanes = Dataplanes(kernel.dataplanes, kernel.traces)
+        self._dataplanes = Dataplanes(kernel.dataplanes, kernel.traces, monotonic)
         self._monotonic = monotonic
         self._wish: object = None
         self._looked = 0.0
@@ -50,6 +51,16 @@ class ModeKeeper:
     def dataplane(self) -> Dataplane | None:
         """The dataplane in force, or None before the first."""
         return self._dataplanes.in_force
+
+    @property
+    def draining(self) -> Mapping[Mode, int]:
+        """Modes that were in force and serve the connections that they had, each with their number at that time."""
+        return self._dataplanes.draining
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether `take_ended` has something to tell."""
+        return bool(self._dataplanes.ended)
 
     @property
     def look_again(self) -> float | None:
@@ -92,7 +103,7 @@ class ModeKeeper:
         self._planner.use(choice.mode, choice.schedulers)
         if self.is_in_force(choice):
             self._remember(choice)
-            self.problems = self._dataplanes.tidy()
+            self._tidy()
         return choice
 
     def is_in_force(self, choice: Choice) -> bool:
@@ -100,7 +111,7 @@ class ModeKeeper:
         return self._dataplanes.mode == choice.mode and self._dataplanes.is_adopted
 
     def switch(self, choice: Choice) -> Written:
-        """Bring the plan into the kernel in another mode; only then remove what the old one has there.
+        """Bring the plan into the kernel in another mode; only then let the old one retire.
 
         Raises:
             DataplaneError, OSError: it does not take it; the old one is in force as before (`stay`).
@@ -108,19 +119,34 @@ class ModeKeeper:
         written = self._dataplanes.open(choice.mode).adopt(self._planner.plan)
         self._dataplanes.put_in_force(choice.mode)
         self._remember(choice)
-        self.problems = self._dataplanes.tidy()
+        self._tidy()
         return written
 
     def stay(self, refused: Choice, error: Exception) -> None:
-        """Plan for the mode in force again, as another one did not take the plan."""
+        """Plan for the mode in force again, as another one did not take the plan; what that one wrote goes."""
         if self.choice is None or self.choice.mode == refused.mode:
             return
         why = "; ".join(filter(None, (refused.why, f"{refused.mode}: {error}")))
         self._remember(replace(self.choice, wanted=refused.wanted, why=why))
         self._planner.use(self.choice.mode, self.choice.schedulers)
-        self._dataplanes.close_candidate(refused.mode)
-        self._dataplanes.suspect(refused.mode)
-        self.problems = self._dataplanes.tidy()
+        self._dataplanes.give_up(refused.mode)
+        self._tidy()
+
+    def tend(self) -> tuple[Problem, ...]:
+        """Let modes that drain do what is due by time; return what is wrong with them."""
+        return self._dataplanes.tend()
+
+    def take_ended(self) -> frozenset[Mode]:
+        """Return the modes that carry nothing any more since the last call."""
+        return self._dataplanes.take_ended()
+
+    def serves(self, mode: Mode) -> bool:
+        """Tell whether a mode serves connections: all, or those that it had."""
+        return self._dataplanes.serves(mode)
+
+    def own_endpoints(self) -> frozenset[tuple[str, int]]:
+        """Return what answers in place of backends, in all modes that serve connections."""
+        return self._dataplanes.own_endpoints()
 
     def clean_up(self) -> None:
         """Remove what every mode has in the kernel.
@@ -133,6 +159,9 @@ class ModeKeeper:
     def close(self) -> None:
         """Release what is open; the kernel keeps what it holds."""
         self._dataplanes.close()
+
+    def _tidy(self) -> None:
+        self.problems = self._dataplanes.tidy(self._planner.config.drain_timeout)
 
     def _due(self) -> float:
         return self._looked + self._planner.config.sync_period

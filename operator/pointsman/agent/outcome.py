@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from collections.abc import Set as AbstractSet
 
     from pointsman.api.names import Mode
     from pointsman.api.nodeproxy import NodeProxy
@@ -20,7 +21,13 @@ if TYPE_CHECKING:
 class Cleaner(Protocol):
     """Deletes stale connection-tracking entries (`pointsman.dataplane.conntrack.Conntrack`)."""
 
-    def clean(self, frontends: Mapping[Frontend, Answer | None]) -> int:
+    def clean(
+        self,
+        frontends: Mapping[Frontend, Answer | None],
+        keep: AbstractSet[tuple[str, int]] = frozenset(),
+        *,
+        without_ipvs: bool = False,
+    ) -> int:
         """Delete the stale UDP entries of frontends, given what answers them now; return how many went."""
         ...
 
@@ -60,6 +67,8 @@ class Facts:
         node_proxy: the NodeProxy that the configuration comes from, or None where it comes from elsewhere.
         look_again: seconds after which a sync is due even if nothing changes: a better mode may be there by then;
             None when there is none.
+        draining: modes that were in force before and go on to serve their connections, each with the number that it
+            had when it gave way.
     """
 
     mode: Mode
@@ -73,6 +82,7 @@ class Facts:
     wanted: Mode | None = None
     why: str = ""
     look_again: float | None = None
+    draining: Mapping[Mode, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,7 +61,6 @@ class Syncer:
         self._tend_problems: tuple[Problem, ...] = ()
         self._udp: dict[Frontend, Answer] = {}
         self._stale: set[Frontend] = set()
-        self._strayed: set[Frontend] = set()
         self._triggers: list[float] = []
         self.has_news = False
 
@@ -74,12 +73,12 @@ class Syncer:
         dataplane = self._modes.dataplane
         if dataplane is None:
             return False
-        problems: tuple[Problem, ...] = ()
+        problems = self._modes.tend()
         try:
             dataplane.tend()
         except (DataplaneError, OSError) as error:
-            problems = (_untended(error),)
-        self.has_news = self.has_news or problems != self._tend_problems
+            problems = (_untended(error), *problems)
+        self.has_news = self.has_news or problems != self._tend_problems or self._modes.has_ended
         self._tend_problems = problems
         return dataplane.disturbed()
 
@@ -176,19 +175,13 @@ class Syncer:
 
     def _switch(self, choice: Choice) -> tuple[Written | None, str]:
         """Bring another mode in force, or, where that does not work, make sure of the one that is."""
-        before = self._mode_in_force
         try:
-            written = self._modes.switch(choice)
+            return self._modes.switch(choice), ""
         except (DataplaneError, OSError) as error:
-            if before is None:
+            if self._mode_in_force is None:
                 return None, _text(error)
             self._modes.stay(choice, error)
             return self._write(self._plan(), full=True)
-        if before == "ipvs":
-            # Their packets were translated by IPVS, which does not do so any more.
-            self._strayed |= self._udp.keys()
-            self._stale |= self._strayed
-        return written, ""
 
     def _write(self, delta: Delta, *, full: bool) -> tuple[Written | None, str]:
         dataplane = self._modes.dataplane
@@ -200,24 +193,26 @@ class Syncer:
             return None, _text(error)
 
     def _clean(self, *, full: bool) -> tuple[Cleaned, ...]:
+        if self._modes.take_ended():
+            # What led to a proxy that is closed, or to IPVS, leads nowhere now.
+            self._stale |= self._udp.keys()
         stale = self._stale | self._udp.keys() if full else self._stale
         try:
             done = tuple(self._clean_family(family, stale) for family in _BOTH if _of_family(stale, family))
         except (DataplaneError, OSError) as error:
             self._conntrack_problems = (_untracked(error),)
             return ()
-        self._stale, self._strayed, self._conntrack_problems = set(), set(), ()
+        self._stale, self._conntrack_problems = set(), ()
         return done
 
     def _clean_family(self, family: Family, stale: Collection[Frontend]) -> Cleaned:
         clock = time.perf_counter()
         if self._conntrack is None:
             self._conntrack = self._kernel.conntrack()
-        answers = {
-            frontend: None if frontend in self._strayed else self._udp.get(frontend)
-            for frontend in _of_family(stale, family)
-        }
-        entries = self._conntrack.clean(answers)
+        answers = {frontend: self._udp.get(frontend) for frontend in _of_family(stale, family)}
+        entries = self._conntrack.clean(
+            answers, self._modes.own_endpoints(), without_ipvs=not self._modes.serves("ipvs")
+        )
         return Cleaned(family, entries, time.perf_counter() - clock)
 
     def _apply_sysctls(self, *, full: bool) -> None:
@@ -248,6 +243,7 @@ class Syncer:
             sync_period=planner.config.sync_period,
             node_proxy=planner.node_proxy,
             look_again=self._modes.look_again,
+            draining=self._modes.draining,
         )
 
 

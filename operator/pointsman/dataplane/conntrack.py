@@ -13,8 +13,16 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from pointsman.dataplane.channel import NETLINK_NETFILTER, NETLINK_ROUTE, Channel, read_addresses
-from pointsman.dataplane.ctnetlink import PORT_BYTES, delete_entries, pack_endpoint, pack_port, read_entries
+from pointsman.dataplane.ctnetlink import (
+    PORT_BYTES,
+    delete_entries,
+    is_by_rules,
+    pack_endpoint,
+    pack_port,
+    read_entries,
+)
 from pointsman.dataplane.protocol import DataplaneError
+from pointsman.model.address import family_of
 from pointsman.model.plan import IPV4, NODE_PORT
 
 if TYPE_CHECKING:
@@ -51,11 +59,19 @@ class Conntrack:
         except OSError as error:
             raise _failure("opened", error) from error
 
-    def clean(self, frontends: Mapping[Frontend, Answer | None]) -> int:
+    def clean(
+        self,
+        frontends: Mapping[Frontend, Answer | None],
+        keep: AbstractSet[tuple[str, int]] = frozenset(),
+        *,
+        without_ipvs: bool = False,
+    ) -> int:
         """Delete the stale UDP entries of `frontends`; see `StaleEntries` for which ones those are.
 
         Args:
             frontends: those that changed, with their new answer; None for one that is gone.
+            keep: address and port of all that answers in place of backends (`Dataplane.own_endpoints`).
+            without_ipvs: IPVS translates no packets to these frontends any more; what it translated is stale as well.
 
         Returns:
             How many entries were deleted. One that vanished meanwhile, or that never was, is no error.
@@ -68,7 +84,9 @@ class Conntrack:
             if frontend.protocol == "udp":
                 families[frontend.family][frontend] = answer
         try:
-            return sum(self._clean(family, changed) for family, changed in families.items())
+            return sum(
+                self._clean(family, changed, keep, without_ipvs=without_ipvs) for family, changed in families.items()
+            )
         except OSError as error:
             raise _failure("cleaned", error) from error
 
@@ -77,16 +95,25 @@ class Conntrack:
         self._netfilter.close()
         self._route.close()
 
-    def _clean(self, family: Family, frontends: Mapping[Frontend, Answer | None]) -> int:
+    def _clean(
+        self,
+        family: Family,
+        frontends: Mapping[Frontend, Answer | None],
+        keep: AbstractSet[tuple[str, int]],
+        *,
+        without_ipvs: bool,
+    ) -> int:
         with_node_ports = any(frontend.address == NODE_PORT for frontend in frontends)
         local = read_addresses(self._route, family) if with_node_ports else frozenset()
-        rules = StaleEntries(family, frontends, local)
+        endpoints = frozenset(pack_endpoint(family, *each) for each in keep if family_of(each[0]) == family)
+        rules = StaleEntries(family, frontends, local, endpoints)
         ports = {frontend.port for frontend in frontends}
         stale = [
             entry
             for port in (ports if len(ports) <= _ONE_BY_ONE else (None,))
             for entry in read_entries(self._netfilter, family, port)
             if rules.hold(entry.destination, entry.answering)
+            or (without_ipvs and rules.is_translated(entry.destination, entry.answering) and not is_by_rules(entry))
         ]
         return delete_entries(self._netfilter, family, stale)
 
@@ -94,8 +121,8 @@ class Conntrack:
 class StaleEntries:
     """The rule that tells which UDP entries of changed frontends are stale; pure.
 
-    - The answering endpoint is not (or no longer) among the frontend's backends, in the pool or outside. Draining
-      backends count: existing connections go on.
+    - The answering endpoint is not (or no longer) among the frontend's backends, in the pool or outside, and it is no
+      endpoint of ours that stands for them. Draining backends count: existing connections go on.
     - The entry was never translated, and the frontend has a backend for new connections now: the client came before
       the first backend did.
     - The frontend is gone, and the entry was translated.
@@ -107,7 +134,11 @@ class StaleEntries:
     """
 
     def __init__(
-        self, family: Family, frontends: Mapping[Frontend, Answer | None], local_addresses: AbstractSet[bytes]
+        self,
+        family: Family,
+        frontends: Mapping[Frontend, Answer | None],
+        local_addresses: AbstractSet[bytes],
+        keep: AbstractSet[bytes] = frozenset(),
     ) -> None:
         """Prepare the rule.
 
@@ -115,8 +146,10 @@ class StaleEntries:
             family: IP version of all frontends.
             frontends: UDP frontends that changed, with their new answer; None for one that is gone.
             local_addresses: the node's own addresses, packed; needed only when there are node-port frontends.
+            keep: endpoints that answer in place of backends, as `pack_endpoint` packs them.
         """
         self._family = family
+        self._keep = keep
         self._local = local_addresses
         self._loopback = ipaddress.ip_network("127.0.0.0/8" if family == IPV4 else "::1/128")
         self._answers: dict[bytes, Answer | None] = {}
@@ -133,16 +166,26 @@ class StaleEntries:
             destination: where its client sent to, as `pack_endpoint` packs it.
             answering: who answers, packed likewise.
         """
-        key = destination if destination in self._answers else destination[-PORT_BYTES:]
-        if key not in self._answers:
+        key = self._key(destination, translated=answering != destination)
+        if key is None:
             return False
         backends = self._backends.get(key) or self._pack(key)
-        if answering in backends.known:
+        if answering in backends.known or answering in self._keep:
             return False
-        translated = answering != destination
-        if key != destination and not self._is_node_port(destination[:-PORT_BYTES], translated=translated):
-            return False
-        return translated or backends.serve
+        return answering != destination or backends.serve
+
+    def is_translated(self, destination: bytes, answering: bytes) -> bool:
+        """Tell whether an entry is one of these frontends, and somebody else answers than whom its client sent to."""
+        return answering != destination and self._key(destination, translated=True) is not None
+
+    def _key(self, destination: bytes, *, translated: bool) -> bytes | None:
+        """Return what the frontend is known by that an entry is meant for, if it is one of these."""
+        if destination in self._answers:
+            return destination
+        key = destination[-PORT_BYTES:]
+        if key not in self._answers or not self._is_node_port(destination[:-PORT_BYTES], translated=translated):
+            return None
+        return key
 
     def _is_node_port(self, address: bytes, *, translated: bool) -> bool:
         if ipaddress.ip_address(address) in self._loopback:

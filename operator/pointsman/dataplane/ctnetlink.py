@@ -26,6 +26,7 @@ _CT_GET: Final = 1 << 8 | 1  # subsystem NFNL_SUBSYS_CTNETLINK, IPCTNL_MSG_CT_GE
 _CT_DELETE: Final = 1 << 8 | 2
 _TUPLE_ORIG: Final = 1
 _TUPLE_REPLY: Final = 2
+_STATUS: Final = 3
 _ID: Final = 12
 _ZONE: Final = 18
 _FILTER: Final = 25
@@ -40,6 +41,7 @@ _BY_DST_PORT: Final = 1 << 5
 
 _GENERIC: Final = struct.Struct("=BBH")  # struct nfgenmsg
 _FLAGS: Final = struct.Struct("=I")
+_DST_NAT: Final = 1 << 5  # linux/netfilter/nf_conntrack_common.h
 _UDP: Final = bytes([socket.IPPROTO_UDP])
 
 
@@ -65,6 +67,13 @@ class Entry(NamedTuple):
     destination: bytes
     answering: bytes
     message: Message
+
+
+def is_by_rules(entry: Entry) -> bool:
+    """Tell whether rules translated an entry's destination; IPVS translates without them."""
+    message = entry.message
+    spans = attributes(message.data, message.start + _GENERIC.size, message.end)
+    return _STATUS in spans and bool(int.from_bytes(message.data[slice(*spans[_STATUS])]) & _DST_NAT)
 
 
 def read_entries(channel: Channel, family: Family, port: int | None = None) -> Iterator[Entry]:

@@ -139,6 +139,13 @@ class Dataplane(Protocol):
         """Return how many connections end when this dataplane, which is retired, is cleaned up; cheap."""
         ...
 
+    def own_endpoints(self) -> frozenset[tuple[str, int]]:
+        """Return address and port of all that answers connections in place of their backends, as a proxy's sockets do.
+
+        Those that serve what a retired dataplane carries are among them. Cheap.
+        """
+        ...
+
     def cleanup(self) -> None:
         """Remove every trace of this dataplane from the kernel.
 
@@ -199,6 +206,10 @@ class PlainDataplane(ABC):
     def carried(self) -> int:
         """See `Dataplane.carried`."""
         return 0
+
+    def own_endpoints(self) -> frozenset[tuple[str, int]]:
+        """See `Dataplane.own_endpoints`; backends answer by themselves."""
+        return frozenset()
 
     def close(self) -> None:  # noqa: B027 - nothing is open
         """See `Dataplane.close`."""
