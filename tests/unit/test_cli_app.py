@@ -1,10 +1,8 @@
 from __future__ import annotations
 
 import signal
-import socket
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,8 +13,6 @@ from pointsman import __version__
 from pointsman.agent.run import AgentOptions
 from pointsman.agent.startup import AgentError
 from pointsman.cli.app import app
-from pointsman.cli.cleanup import answers
-from pointsman.dataplane.protocol import DataplaneError
 from pointsman.sources.apiserver.access import Access
 
 if TYPE_CHECKING:
@@ -136,67 +132,6 @@ def test_heavy_libraries_are_loaded_only_where_they_are_needed(module: str) -> N
     script = f"import sys, {module}; print(sorted({heavy} & sys.modules.keys()))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
-
-
-class FakeDataplane:
-    error: Exception | None = None
-
-    def cleanup(self) -> None:
-        if self.error is not None:
-            raise self.error
-
-    def close(self) -> None:
-        pass
-
-
-@pytest.mark.parametrize(
-    ("error", "status", "output"),
-    [
-        (None, 0, "nftables: gone are the tables ip pointsman and ip6 pointsman, with all that was in them\n"),
-        (DataplaneError("busy"), 1, "pointsman cleanup: busy\n"),
-    ],
-)
-def test_cleanup_says_what_it_did(
-    monkeypatch: pytest.MonkeyPatch, error: Exception | None, status: int, output: str
-) -> None:
-    monkeypatch.setattr(FakeDataplane, "error", error)
-    monkeypatch.setattr("pointsman.cli.cleanup.answers", lambda _host, _port: False)
-    monkeypatch.setattr("pointsman.agent.kernel.NftablesDataplane", FakeDataplane)
-    monkeypatch.setattr("pointsman.agent.kernel._may_have_traces", lambda mode: mode == "nftables")
-    monkeypatch.setattr("pointsman.agent.startup.check_rights", lambda: None)
-    result = CliRunner().invoke(app, ["cleanup"])
-    assert (result.exit_code, result.output) == (status, output)
-
-
-def test_cleanup_beside_an_agent_says_that_it_has_to_stop_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pointsman.cli.cleanup.answers", lambda _host, _port: True)
-    monkeypatch.setattr("pointsman.agent.kernel.NftablesDataplane", FakeDataplane)
-    monkeypatch.setattr("pointsman.agent.kernel._may_have_traces", lambda mode: mode == "nftables")
-    monkeypatch.setattr("pointsman.agent.startup.check_rights", lambda: None)
-    result = CliRunner().invoke(app, ["cleanup"])
-    assert result.exit_code == 0
-    assert "removed the tables" in result.stdout
-    assert "gone" not in result.stdout
-    assert "stop the agent first" in result.stderr
-
-
-@pytest.mark.parametrize(
-    ("reply", "expected"), [(b"HTTP/1.1 503 Service Unavailable\r\n\r\n", True), (b"SSH-2.0\r\n", False), (b"", False)]
-)
-def test_whether_an_agent_answers(monkeypatch: pytest.MonkeyPatch, reply: bytes, expected: bool) -> None:  # noqa: FBT001 (of the table)
-    monkeypatch.setattr("pointsman.cli.cleanup._PATIENCE", 0.2 if not reply else 10)
-
-    def serve() -> None:
-        connection, _ = server.accept()
-        with connection:
-            connection.recv(1000)
-            connection.sendall(reply)
-
-    with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor(1) as pool:
-        served = pool.submit(serve)
-        assert answers(*server.getsockname()) is expected
-        served.result()
-    assert not answers("127.0.0.1", 1)
 
 
 @pytest.mark.parametrize(

@@ -1,59 +1,88 @@
-"""``pointsman cleanup``: remove every trace from this node's kernel."""
+"""``pointsman cleanup``: remove what Pointsman, or kube-proxy, put into this node's kernel."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import typer
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator
 
-    from pointsman.api.names import Mode
+    from pointsman.agent.outcome import Kernel
+    from pointsman.cli.cleanup_text import Report, Section
+    from pointsman.dataplane.leftovers import Leftover
 
 _LIVEZ: Final = ("127.0.0.1", 10256)
-"""Where an agent with default options tells of its health."""
-_TRACES: Final[Mapping[Mode, str]] = {
-    "nftables": "the tables ip pointsman and ip6 pointsman, with all that was in them",
-    "ipvs": "the tables ip pointsman-ipvs and ip6 pointsman-ipvs, the virtual servers that stood in them, and the "
-    "local routes of protocol 112",
-}
-"""What a mode puts into the kernel."""
+"""Where an agent with default options tells of its health, and kube-proxy likewise."""
 _PATIENCE: Final = 0.5
 """Seconds that it may take to answer."""
+_PROC: Final = Path("/proc")
+_KUBE_PROXY: Final = "kube-proxy"
+_RUNNING: Final = (
+    "something answers on http://{}:{}/livez; if it is the agent, it brings everything back: stop the agent first, "
+    "then run this again"
+)
+_RUNNING_KUBE_PROXY: Final = (
+    "kube-proxy runs here (process {}); it brings everything back: take it from this node first, then run this again"
+)
+_SAME_NAMES: Final = (
+    "Pointsman's mode iptables has chains of the same names, and is in the kernel; remove those first "
+    "(`pointsman cleanup --mode iptables`, the agent being stopped), or bring another mode in force"
+)
 
 
-def command() -> None:
+def command(
+    *,
+    mode: Annotated[
+        str,
+        typer.Option(
+            metavar="MODE", help="Of which mode: nftables, ipvs, iptables, userspace, or all.", show_default="all"
+        ),
+    ] = "",
+    kube_proxy: Annotated[
+        bool,
+        typer.Option(
+            "--kube-proxy", help="What kube-proxy left, in any of its modes. Without --mode nothing of Pointsman's."
+        ),
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be removed; remove nothing.")] = False,
+    output: Annotated[
+        Literal["text", "json"], typer.Option("--output", "-o", help="Text for people, or one JSON object.")
+    ] = "text",
+) -> None:
     """Remove everything that Pointsman put into this node's kernel. Services stop answering on this node.
 
-    Stop the agent first: one that runs brings everything back.
+    Stop the agent first: one that runs brings everything back. What others put there stays, and what looks like
+    kube-proxy's but is needed by rules of others is named. The exit status is 1 when something could not be removed.
     """
     from pointsman.agent.kernel import real_kernel  # noqa: PLC0415 (`pointsman --help` needs none of it)
     from pointsman.agent.startup import AgentError, check_rights  # noqa: PLC0415 (as above)
+    from pointsman.cli.cleanup_text import Report  # noqa: PLC0415 (as above)
     from pointsman.dataplane.protocol import DataplaneError  # noqa: PLC0415 (as above)
 
+    kernel = real_kernel()
+    modes = _modes(kernel, mode, kube_proxy=kube_proxy)
+    report = Report(dry_run=dry_run)
     try:
         check_rights()
-        running = answers(*_LIVEZ)
-        kernel = real_kernel()
-        modes = [mode for mode in kernel.dataplanes if kernel.traces(mode)]
-        for mode in modes:
-            dataplane = kernel.dataplanes[mode]()
-            dataplane.cleanup()
-            dataplane.close()
+        for each in modes:
+            report.sections.append(_clean(kernel, each, dry_run=dry_run))
+        if kube_proxy:
+            report.sections.append(_clean_kube_proxy(kernel, dry_run=dry_run))
     except (AgentError, DataplaneError, OSError) as error:
+        # What is gone by now is told all the same.
+        _show(report, output)
         typer.echo(f"pointsman cleanup: {error}", err=True)
         raise typer.Exit(1) from error
-    for mode in modes:
-        typer.echo(f"{mode}: {'removed' if running else 'gone are'} {_TRACES[mode]}")
-    if not running:
-        return
-    host, port = _LIVEZ
-    typer.echo(
-        f"pointsman cleanup: something answers on http://{host}:{port}/livez; if it is the agent, it brings "
-        "everything back: stop the agent first, then run this again",
-        err=True,
-    )
+    _show(report, output)
+    warnings = list(_warnings(with_agent=bool(modes), with_kube_proxy=kube_proxy))
+    for warning in warnings:
+        typer.echo(f"pointsman cleanup: {warning}", err=True)
+    if not dry_run and not warnings:
+        _check(kernel, modes)
 
 
 def answers(host: str, port: int) -> bool:
@@ -69,3 +98,97 @@ def answers(host: str, port: int) -> bool:
     finally:
         connection.close()
     return True
+
+
+def processes(name: str, proc: Path = _PROC) -> list[int]:
+    """Return the processes of a name that run in this network namespace, as far as can be seen."""
+    try:
+        own = (proc / "self/ns/net").stat().st_ino
+    except OSError:
+        return []
+    return sorted(int(path.name) for path in proc.glob("[0-9]*") if _is_called(path, name, own))
+
+
+def _is_called(path: Path, name: str, namespace: int) -> bool:
+    try:
+        return (path / "comm").read_text("utf-8").strip() == name and (path / "ns/net").stat().st_ino == namespace
+    except OSError:
+        return False  # it has ended, or is not ours to look at
+
+
+def _modes(kernel: Kernel, mode: str, *, kube_proxy: bool) -> list[str]:
+    known = list(kernel.dataplanes)
+    wanted = mode or ("" if kube_proxy else "all")
+    if wanted in {"all", ""}:
+        return known if wanted else []
+    if wanted not in known:
+        raise typer.BadParameter(f"{mode!r}: write one of all, {', '.join(known)}", param_hint="--mode")
+    return [wanted]
+
+
+def _held(kernel: Kernel, mode: str) -> list[Leftover]:
+    """Return what a mode holds; of one that is not this package's own only whether it may hold anything."""
+    from pointsman.dataplane.leftovers import Leftover, own  # noqa: PLC0415 (as above)
+
+    found = own(mode)
+    if found is None:
+        return [Leftover("traces", mode)] if kernel.traces(mode) else []
+    return found
+
+
+def _clean(kernel: Kernel, mode: str, *, dry_run: bool) -> Section:
+    from pointsman.cli.cleanup_text import Section  # noqa: PLC0415 (as above)
+
+    found = _held(kernel, mode)
+    if found and not dry_run:
+        dataplane = kernel.dataplanes[mode]()
+        try:
+            dataplane.cleanup()
+        finally:
+            dataplane.close()
+    return Section(mode, tuple(found))
+
+
+def _clean_kube_proxy(kernel: Kernel, *, dry_run: bool) -> Section:
+    from pointsman.cli.cleanup_text import Section  # noqa: PLC0415 (as above)
+    from pointsman.dataplane.leftovers import KubeProxy  # noqa: PLC0415 (as above)
+
+    ours = "iptables" in kernel.dataplanes and bool(_held(kernel, "iptables"))
+    left = KubeProxy(_SAME_NAMES if ours else "")
+    try:
+        return Section(_KUBE_PROXY, tuple(left.find() if dry_run else left.remove()))
+    finally:
+        left.close()
+
+
+def _check(kernel: Kernel, modes: list[str]) -> None:
+    """Look again.
+
+    Raises:
+        typer.Exit: something is still there, or there again.
+    """
+    staying = {mode: held for mode in modes if (held := _held(kernel, mode))}
+    for mode, held in staying.items():
+        names = ", ".join(f"{each.kind} {each.name}".strip() for each in held)
+        typer.echo(f"pointsman cleanup: mode {mode} has still, or again: {names}; does an agent run?", err=True)
+    if staying:
+        raise typer.Exit(1)
+
+
+def _warnings(*, with_agent: bool, with_kube_proxy: bool) -> Iterator[str]:
+    running = processes(_KUBE_PROXY) if with_kube_proxy else []
+    if running:
+        yield _RUNNING_KUBE_PROXY.format(", ".join(map(str, running)))
+    if with_agent and answers(*_LIVEZ):
+        yield _RUNNING.format(*_LIVEZ)
+
+
+def _show(report: Report, output: str) -> None:
+    import msgspec  # noqa: PLC0415 (as above)
+
+    from pointsman.cli.cleanup_text import as_document, text  # noqa: PLC0415 (as above)
+
+    if output == "json":
+        typer.echo(msgspec.json.format(msgspec.json.encode(as_document(report))).decode())
+    else:
+        sys.stdout.write(text(report))

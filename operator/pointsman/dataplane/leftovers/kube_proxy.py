@@ -1,0 +1,172 @@
+"""What kube-proxy leaves on a node, in any of its modes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from pointsman.dataplane.leftovers import chains, virtual_servers, xtables
+from pointsman.dataplane.leftovers.device import Device
+from pointsman.dataplane.leftovers.found import Leftover
+from pointsman.dataplane.leftovers.ipsets import Ipsets
+from pointsman.dataplane.leftovers.nft_tables import delete_tables, find_tables, has_table
+from pointsman.dataplane.netlink import NftSocket
+from pointsman.dataplane.node_addresses import AddressWatch
+from pointsman.dataplane.protocol import DataplaneError
+from pointsman.model.plan import IPV4, IPV6
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pointsman.dataplane.ipvs.objects import ServerKey
+    from pointsman.dataplane.leftovers.xtables import Variant
+    from pointsman.model.plan import Family
+
+TABLE: Final = "kube-proxy"
+"""Of its mode nftables, for each IP family."""
+
+_FAMILIES: Final[tuple[Family, ...]] = (IPV4, IPV6)
+_PLACES: Final = {IPV4: "table {} of iptables-", IPV6: "table {} of ip6tables-"}
+_PAIRS: Final[tuple[tuple[Variant, Family], ...]] = tuple((v, f) for v in xtables.VARIANTS for f in _FAMILIES)
+_OTHERS: Final = (
+    "neither at an address of kube-ipvs0 nor at a node port that stands in kube-proxy's ipsets: somebody else's"
+)
+_NO_TOOLS: Final = "nothing here can list them; install iptables (Debian: the package iptables), and run this again"
+
+
+class KubeProxy:
+    """Finds and removes it, in the network namespace of the thread that makes it; used by one thread at a time.
+
+    Args:
+        chains_are_ours: why the chains of iptables are not kube-proxy's; "" when they are.
+    """
+
+    def __init__(self, chains_are_ours: str = "") -> None:
+        """Open the way to the kernel.
+
+        Raises:
+            DataplaneError: there is none; with the remedy.
+        """
+        self._chains_are_ours = chains_are_ours
+        try:
+            self._wire, self._device = NftSocket(), Device()
+        except OSError as error:
+            raise DataplaneError(f"no netlink socket: {error}; the kernel needs nfnetlink and rtnetlink") from error
+        self._ipsets = Ipsets()
+
+    def find(self) -> list[Leftover]:
+        """Look for everything; nothing is changed.
+
+        Raises:
+            DataplaneError: it can't be read.
+        """
+        try:
+            return [*self._find_servers(), *self._find_rules()]
+        except OSError as error:
+            raise DataplaneError(f"what kube-proxy left can't be read: {error}; run this as root") from error
+
+    def remove(self) -> list[Leftover]:
+        """Remove it; what others need stays.
+
+        Returns:
+            What `find` would have found before, with what turned out to be needed by others.
+
+        Raises:
+            DataplaneError: the kernel refused. What was removed before that stays removed.
+        """
+        found = self.find()
+        try:
+            virtual_servers.delete(self._servers()[0])
+            for variant, family in self._places():
+                script = _decide(variant, family).script
+                if script:
+                    xtables.restore(variant, family, script)
+            # Sets go behind the rules that look into them. They tell whose virtual servers are, so those go first.
+            busy = self._ipsets.remove()
+            self._device.remove()
+            delete_tables(self._wire, TABLE)
+        except OSError as error:
+            raise DataplaneError(f"what kube-proxy left can't be removed: {error}; run this as root") from error
+        return [*_but(found, busy), *busy]
+
+    def close(self) -> None:
+        """Close the sockets."""
+        self._wire.close()
+        self._device.close()
+
+    def _find_servers(self) -> Iterator[Leftover]:
+        theirs, others = self._servers()
+        if theirs:
+            yield Leftover("virtual servers", members=virtual_servers.named(theirs))
+        if others:
+            yield Leftover("virtual servers", members=virtual_servers.named(others), kept=_OTHERS)
+
+    def _find_rules(self) -> Iterator[Leftover]:
+        if self._chains_are_ours:
+            yield Leftover("chains", "KUBE-…", kept=self._chains_are_ours)
+        for variant, family in self._places():
+            yield from _decide(variant, family).found
+        for variant, family in self._unseen():
+            yield Leftover("chains", _PLACES[family].format("…") + variant, kept=_NO_TOOLS)
+        yield from self._ipsets.find()
+        yield from self._device.find()
+        yield from find_tables(self._wire, TABLE)
+
+    def _servers(self) -> tuple[list[ServerKey], list[ServerKey]]:
+        """Return kube-proxy's virtual servers, and those of others."""
+        keys = virtual_servers.read_keys()
+        if not keys:
+            return [], []
+        on_device = self._device.addresses()
+        marks = virtual_servers.Marks(
+            service_addresses=on_device,
+            node_ports=self._ipsets.node_ports(self._ipsets.names()),
+            node_addresses=_node_addresses() - on_device,
+            ours=virtual_servers.ours(self._wire),
+        )
+        return virtual_servers.split(keys, marks)
+
+    def _places(self) -> list[tuple[Variant, Family]]:
+        """Return where chains are to be looked for."""
+        return [] if self._chains_are_ours else [place for place in _PAIRS if _is_used(place) and _is_seen(place)]
+
+    def _unseen(self) -> list[tuple[Variant, Family]]:
+        """Return where chains may be that nothing on this node can list."""
+        unseen = [place for place in _PAIRS if _is_used(place) and not _is_seen(place)]
+        return [
+            (variant, family)
+            for variant, family in unseen
+            if variant == "legacy" or any(has_table(self._wire, family, name) for name in chains.NAMES)
+        ]
+
+
+def _is_used(place: tuple[Variant, Family]) -> bool:
+    return xtables.has_tables(*place)
+
+
+def _is_seen(place: tuple[Variant, Family]) -> bool:
+    return xtables.has_program(*place)
+
+
+def _decide(variant: Variant, family: Family) -> chains.Removal:
+    return chains.removal(xtables.save(variant, family), _PLACES[family] + variant)
+
+
+def _node_addresses() -> frozenset[str]:
+    watch = AddressWatch()
+    try:
+        return frozenset(map(str, watch.read()))
+    finally:
+        watch.close()
+
+
+def _but(found: list[Leftover], busy: list[Leftover]) -> list[Leftover]:
+    """Take away the ipsets that stay."""
+    staying = frozenset(name for each in busy for name in each.members)
+    kept = [each if each.kind != "ipsets" else _fewer(each, staying) for each in found]
+    return [each for each in kept if each.kind != "ipsets" or each.members]
+
+
+def _fewer(sets: Leftover, staying: frozenset[str]) -> Leftover:
+    return msgspec.structs.replace(sets, members=tuple(name for name in sets.members if name not in staying))

@@ -1,0 +1,77 @@
+"""What the modes of Pointsman hold in this node's kernel, for people; nothing is changed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from pointsman.dataplane.ipvs.routes import LocalRoutes
+from pointsman.dataplane.leftovers import virtual_servers
+from pointsman.dataplane.leftovers.found import Leftover
+from pointsman.dataplane.leftovers.nft_tables import find_tables
+from pointsman.dataplane.netlink import NftSocket
+from pointsman.dataplane.protocol import DataplaneError
+from pointsman.model.plan import IPV4, IPV6
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from pointsman.model.plan import Family
+
+_FAMILIES: Final[tuple[Family, ...]] = (IPV4, IPV6)
+
+
+def own(mode: str) -> list[Leftover] | None:
+    """Look for what a mode holds.
+
+    Returns:
+        What there is; None for a mode of which this module knows nothing, as one that is installed beside Pointsman.
+
+    Raises:
+        DataplaneError: it can't be read; with the remedy.
+    """
+    look = _LOOKS.get(mode)
+    if look is None:
+        return None
+    try:
+        wire = NftSocket()
+    except OSError as error:
+        raise DataplaneError(f"no netlink socket for nf_tables: {error}; the kernel needs nfnetlink") from error
+    try:
+        return look(wire)
+    except OSError as error:
+        raise DataplaneError(f"what mode {mode} holds can't be read: {error}; run this as root") from error
+    finally:
+        wire.close()
+
+
+def _nftables(wire: NftSocket) -> list[Leftover]:
+    return find_tables(wire, "pointsman")
+
+
+def _userspace(wire: NftSocket) -> list[Leftover]:
+    return find_tables(wire, "pointsman-userspace")
+
+
+def _ipvs(wire: NftSocket) -> list[Leftover]:
+    found = find_tables(wire, "pointsman-ipvs")
+    there = [key for key in virtual_servers.read_keys() if key in virtual_servers.ours(wire)] if found else []
+    if there:
+        found.append(Leftover("virtual servers", members=virtual_servers.named(there)))
+    if routes := _routes():
+        found.append(Leftover("local routes", "protocol 112", members=routes))
+    return found
+
+
+def _routes() -> tuple[str, ...]:
+    routes = LocalRoutes()
+    try:
+        return tuple(network for family in _FAMILIES for network in sorted(routes.read(family)))
+    finally:
+        routes.close()
+
+
+_LOOKS: Final[Mapping[str, Callable[[NftSocket], list[Leftover]]]] = {
+    "nftables": _nftables,
+    "ipvs": _ipvs,
+    "userspace": _userspace,
+}
