@@ -22,6 +22,8 @@ class Bad(NamedTuple):
     words: str
 
 
+OWN: Final = ", or one of your own as example.com/name"
+MODE: Final = f"allowed: nftables, ipvs, iptables, userspace{OWN}"
 DURATION: Final = 'allowed: numbers with a unit of ns, us, ms, s, m or h, such as "30s", "50ms" or "1h30m"'
 PORTS: Final = 'allowed: ports 1 to 65535, as "30000-32767" or "30000+2767" (first port and how many follow)'
 ORDER: Final = "the first port is above the last"
@@ -36,7 +38,14 @@ def _selector(**requirement: object) -> dict[str, object]:
 
 BAD: Final = (
     # Words.
-    Bad({"mode": "ipsv"}, "spec.mode", 'supported values: "nftables", "ipvs", "iptables", "userspace"'),
+    Bad({"mode": "ipsv"}, "spec.mode", MODE),
+    Bad({"mode": ""}, "spec.mode", MODE),
+    Bad({"mode": "example.com/"}, "spec.mode", MODE),
+    Bad({"mode": "/toy"}, "spec.mode", MODE),
+    Bad({"mode": "example/toy"}, "spec.mode", MODE),
+    Bad({"mode": "Example.com/toy"}, "spec.mode", MODE),
+    Bad({"mode": "example.com/toy\n"}, "spec.mode", MODE),
+    Bad({"mode": "example.com/" + "x" * 52}, "spec.mode", "may not be more than 63"),
     Bad({"mode": 7}, "spec.mode", "must be of type string"),
     Bad({"fallbackModes": ["nftables"]}, "spec.fallbackModes", "(spec.mode is nftables)"),
     Bad(
@@ -49,16 +58,21 @@ BAD: Final = (
         "spec.fallbackModes",
         "allowed: each of ipvs, iptables, userspace at most once",
     ),
-    Bad({"fallbackModes": ["x"]}, "spec.fallbackModes[0]", "supported values"),
+    Bad({"fallbackModes": ["x"]}, "spec.fallbackModes[0]", MODE),
+    Bad({"mode": "example.com/a", "fallbackModes": ["example.com/a"]}, "spec.fallbackModes", "none that is spec.mode"),
+    Bad({"mode": "example.com/a", "fallbackModes": ["ipvs", "ipvs"]}, "spec.fallbackModes", "each mode at most once"),
+    Bad({"fallbackModes": [f"a.b/{n}" for n in range(9)]}, "spec.fallbackModes", "must have at most 8 items"),
     Bad({"fallbackModes": "ipvs"}, "spec.fallbackModes", "must be of type array"),
     Bad(
         {"scheduler": "lc"},
         "spec.scheduler",
-        "lc is not allowed; allowed: in mode nftables: random, rr, wrr, sh, dh, mh",
+        f"lc is not allowed; allowed: in mode nftables: random, rr, wrr, sh, dh, mh{OWN}",
     ),
     Bad({"mode": "iptables", "scheduler": "rr"}, "spec.scheduler", "allowed: in mode iptables: random"),
     Bad({"mode": "userspace", "scheduler": "random"}, "spec.scheduler", "allowed: in mode userspace: rr"),
     Bad({"mode": "ipvs", "scheduler": "random"}, "spec.scheduler", "allowed: in mode ipvs: rr, wrr, lc, wlc, "),
+    Bad({"mode": "ipvs", "scheduler": "example.com/tenth"}, "spec.scheduler", "allowed: in mode ipvs: rr, wrr, lc, "),
+    Bad({"scheduler": "example.com/"}, "spec.scheduler", "is not allowed; allowed: in mode nftables"),
     Bad({"scheduler": ""}, "spec.scheduler", "is not allowed; allowed: in mode nftables"),
     Bad({"scheduler": "x" * 64}, "spec.scheduler", "may not be more than 63"),
     Bad({"localDetection": "BridgeInterface"}, "spec.localDetection", 'supported values: "ClusterCIDR", "NodeCIDR"'),
@@ -162,6 +176,8 @@ BAD: Final = (
 GOOD: Final[tuple[dict[str, object], ...]] = (
     {},
     {"mode": "ipvs", "fallbackModes": ["nftables", "iptables"], "scheduler": "lblcr"},
+    {"mode": "example.com/toy", "fallbackModes": ["nftables", "a.example-b.org/c_d.e-1"], "scheduler": "anything"},
+    {"fallbackModes": ["example.com/toy"], "scheduler": "example.com/tenth"},
     {"nodePortRange": "30000+2767"},
     {"nodePortRange": "1-65535"},
     {"nodePortRange": "80"},

@@ -44,7 +44,8 @@ def test_what_the_model_refuses_is_refused_field_by_field() -> None:
     assert answer.status["message"].startswith('ProxyConfig.pointsman.dev "web" is invalid: [spec.scheduler: ')
     assert answer.status["details"]["group"] == "pointsman.dev"
     assert answer.causes[0] == (
-        "spec.scheduler: Invalid value: 'lc': allowed: in mode nftables: random, rr, wrr, sh, dh, mh"
+        "spec.scheduler: Invalid value: 'lc': allowed: in mode nftables: random, rr, wrr, sh, dh, mh, "
+        "or one of your own as example.com/name"
     )
 
 

@@ -147,7 +147,8 @@ def test_every_rule_has_a_message_on_one_line() -> None:
 def test_every_mode_has_its_schedulers_in_a_rule() -> None:
     messages = [rule["message"] for rule in schema("npx")["properties"]["spec"][RULES]]
     for mode in MODES:
-        assert f"allowed: in mode {mode}: {', '.join(SCHEDULERS[mode])}" in messages
+        own = ", or one of your own as example.com/name" if mode == "nftables" else ""
+        assert f"allowed: in mode {mode}: {', '.join(SCHEDULERS[mode])}{own}" in messages
 
 
 def test_a_literal_of_the_rules_language() -> None:

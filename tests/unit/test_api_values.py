@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pointsman.api.labels import LabelSelector
-from pointsman.api.names import MODES, Mode
+from pointsman.api.names import MODES, BuiltInMode
 from pointsman.api.schedulers import DEFAULT_SCHEDULER, SCHEDULERS
 from pointsman.api.values import PortRange, format_duration, parse_duration
 
@@ -118,5 +118,5 @@ def test_selectors_match_as_in_kubernetes(selector: object, matches: object) -> 
 
 
 def test_every_mode_has_schedulers_and_one_of_them_is_the_default() -> None:
-    assert get_args(Mode) == MODES == tuple(SCHEDULERS) == tuple(DEFAULT_SCHEDULER)
+    assert get_args(BuiltInMode) == MODES == tuple(SCHEDULERS) == tuple(DEFAULT_SCHEDULER)
     assert all(DEFAULT_SCHEDULER[mode] in SCHEDULERS[mode] for mode in MODES)

@@ -320,8 +320,8 @@ def test_every_bad_field_of_a_proxy_config_is_a_problem(form: Form) -> None:
     parsed = parse(form(config))
     assert lines(parsed) == [
         (
-            "ProxyConfig c: spec.mode: 'ipsv' is not allowed; allowed: nftables, ipvs, iptables or userspace "
-            "(left out: the object)"
+            "ProxyConfig c: spec.mode: 'ipsv' is not allowed; allowed: nftables, ipvs, iptables, userspace, "
+            "or one of your own as example.com/name (left out: the object)"
         ),
         (
             "ProxyConfig c: spec.podCIDRs[1]: '10.0.0.0/40' is not allowed; "

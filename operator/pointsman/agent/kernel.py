@@ -6,6 +6,7 @@ import platform
 import socket
 import time
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from pointsman.agent.outcome import Kernel
@@ -16,6 +17,8 @@ from pointsman.dataplane.nftables.wire import GETTABLE
 from pointsman.dataplane.sysctl import SYSCTL_ROOT, apply_conntrack, apply_ipvs, check_forwarding
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from pointsman.api.names import Mode
     from pointsman.api.proxyconfig import NodeConfiguration
     from pointsman.dataplane.protocol import Dataplane
@@ -26,8 +29,15 @@ _IPVS_LISTING: Final = Path("/proc/thread-self/net/ip_vs")
 """What there is in each network namespace once the module is loaded. IPVS itself is not asked: that would load it."""
 
 
-def real_kernel(sysctl_root: Path = SYSCTL_ROOT) -> Kernel:
-    """Return the way to the kernel of the machine, in the network namespace of the thread that uses it."""
+def real_kernel(
+    sysctl_root: Path = SYSCTL_ROOT, own: Mapping[Mode, Callable[[], Dataplane]] = MappingProxyType({})
+) -> Kernel:
+    """Return the way to the kernel of the machine, in the network namespace of the thread that uses it.
+
+    Args:
+        sysctl_root: where the kernel's parameters are.
+        own: opens dataplanes of somebody's own, by mode (`pointsman.agent.entry_points`).
+    """
 
     def open_ipvs() -> Dataplane:
         from pointsman.dataplane.ipvs import IpvsDataplane  # noqa: PLC0415 (only for those who need it)
@@ -45,7 +55,7 @@ def real_kernel(sysctl_root: Path = SYSCTL_ROOT) -> Kernel:
         )
 
     return Kernel(
-        dataplanes={"nftables": NftablesDataplane, "ipvs": open_ipvs},
+        dataplanes={"nftables": NftablesDataplane, "ipvs": open_ipvs, **own},
         conntrack=Conntrack,
         sysctls=set_sysctls,
         traces=_may_have_traces,

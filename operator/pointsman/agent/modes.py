@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pointsman.api.names import MODES
-from pointsman.api.schedulers import SCHEDULERS
+from pointsman.api.schedulers import schedulers_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -39,7 +39,7 @@ class Choice:
     @property
     def is_best(self) -> bool:
         """Whether nothing better could come: the wanted mode, with all of its schedulers."""
-        return self.mode == self.wanted and set(SCHEDULERS[self.mode]) <= set(self.schedulers)
+        return self.mode == self.wanted and set(schedulers_of(self.mode)) <= set(self.schedulers)
 
 
 def choose(wanted: Mode, fallbacks: Iterable[Mode], support: Callable[[Mode], Support]) -> Choice:

@@ -9,11 +9,13 @@ import signal
 from functools import partial
 from http import HTTPStatus
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from pointsman.agent import memory
 from pointsman.agent.connections import ConnectionReader
 from pointsman.agent.ending import end
+from pointsman.agent.entry_points import find_own
 from pointsman.agent.health import Health
 from pointsman.agent.kernel import real_kernel
 from pointsman.agent.loop import SyncLoop
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
     from pointsman.agent.wiring import Part
     from pointsman.api.nodeproxy import NodeProxy
     from pointsman.model.problems import Problem
+    from pointsman.policy.own_schedulers import Scheduler
 
 __all__ = ["Agent", "AgentOptions", "real_kernel", "run"]
 
@@ -62,9 +65,12 @@ def run(options: AgentOptions) -> None:
     check_rights()
     check_sysctl_root(options.sysctl_root)
     memory.prepare()
+    own = find_own()
+    for problem in own.problems:
+        _LOG.warning("%s", problem)
     try:
         with claim_node():
-            asyncio.run(Agent(options, real_kernel(options.sysctl_root)).run())
+            asyncio.run(Agent(options, real_kernel(options.sysctl_root, own.dataplanes), own.schedulers).run())
     except SourceError as error:
         raise AgentError(str(error)) from error
     except ExceptionGroup as group:
@@ -80,17 +86,22 @@ class Agent:
     Args:
         options: what it is told.
         kernel: how to get at the kernel.
+        own_schedulers: schedulers of somebody's own, by name.
 
     Raises:
         AgentError: an option is wrong; the message says which and what to do.
     """
 
-    def __init__(self, options: AgentOptions, kernel: Kernel) -> None:
+    def __init__(
+        self, options: AgentOptions, kernel: Kernel, own_schedulers: Mapping[str, Scheduler] = MappingProxyType({})
+    ) -> None:
         spec = read_config(options.config) if options.config is not None else None
         self._healthz = _address(options.healthz_address, "--healthz-address")
         self._metrics_at = _address(options.metrics_address, "--metrics-address")
         self._options = options
-        self._planner = Planner(options.node_name, config=spec, addresses=node_addresses())
+        self._planner = Planner(
+            options.node_name, config=spec, addresses=node_addresses(), own_schedulers=own_schedulers
+        )
         self._clock = SystemClock()
         self._problems = ProblemLog()
         self._metrics = Metrics()

@@ -99,12 +99,20 @@ def port_range_rules(pattern: str, allowed: str, max_port: int) -> Rules:
     ]
 
 
-def scheduler_rules(schedulers: Mapping[Mode, Iterable[str]]) -> Rules:
-    """Return the rules that `scheduler` is one of those of `mode`, each of which names them."""
+def scheduler_rules(schedulers: Mapping[Mode, Iterable[str]], own: Mapping[Mode, str], hint: str) -> Rules:
+    """Return the rules that `scheduler` is one of those of `mode`, each of which names them.
+
+    Args:
+        schedulers: by mode; in a mode that is not there every name is good.
+        own: patterns (RE2) of names that are good besides, by mode.
+        hint: what to say of these.
+    """
     rules: Rules = []
     for mode, names in schedulers.items():
-        allowed = f"allowed: in mode {mode}: {', '.join(names)}"
+        allowed = f"allowed: in mode {mode}: {', '.join(names)}" + (f", or {hint}" if mode in own else "")
         good = f"self.mode != {text(mode)} || !has(self.scheduler) || self.scheduler in {texts(names)}"
+        if mode in own:
+            good += f" || self.scheduler.matches({text(f'^(?:{own[mode]})$')})"
         words = f"self.scheduler + {text(f' is not allowed; {allowed}')}"
         rules.append(rule(good, allowed, field="scheduler", words=words))
     return rules
@@ -120,6 +128,10 @@ def fallback_rules(modes: Sequence[str]) -> Rules:
         allowed = f"allowed: each of {others} at most once (spec.mode is {mode})"
         condition = f"self.mode != {text(mode)} || !has(self.fallbackModes)"
         rules.append(rule(f"{condition} || ({good})", allowed, field="fallbackModes"))
+    condition = f"self.mode in {texts(modes)} || !has(self.fallbackModes)"
+    good = f"!(self.mode in self.fallbackModes) && {once}"
+    allowed = "allowed: each mode at most once, and none that is spec.mode"
+    rules.append(rule(f"{condition} || ({good})", allowed, field="fallbackModes"))
     return rules
 
 

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Final
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, ValidationInfo, WithJsonSchema
 
 from pointsman.api import cel
+from pointsman.api.names import MAX_NAME_LENGTH, MODES, OWN_NAME_ALLOWED, OWN_NAME_PATTERN, is_own_name
 from pointsman.api.schedulers import SCHEDULER_FLAGS, SchedulerFlag
 from pointsman.api.values import (
     CIDR_ALLOWED,
@@ -35,6 +36,7 @@ MAX_CIDRS: Final = 256
 """So many networks may stand in one list; the API server wants bounds for what its rules look at."""
 WORDS: Final = ("primary", "localhost", "all")
 """What may stand for node addresses instead of a network."""
+MODE_ALLOWED: Final = f"{', '.join(MODES)}, or {OWN_NAME_ALLOWED}"
 _SHARE_PATTERN: Final = r"[1-9][0-9]?%|100%"
 
 POSITIVE_DURATION_ALLOWED: Final = "a duration above 0s"
@@ -85,6 +87,12 @@ def _max_unavailable(value: Any) -> int | str:  # noqa: ANN401 -- pydantic hands
     if isinstance(value, str) and re.fullmatch(_SHARE_PATTERN, value):
         return value
     raise refuse(value, MAX_UNAVAILABLE_ALLOWED)
+
+
+def _mode(name: str) -> str:
+    if name in MODES or is_own_name(name):
+        return name
+    raise refuse(name, MODE_ALLOWED)
 
 
 def _positive(seconds: float) -> float:
@@ -144,6 +152,24 @@ PositiveDuration = Annotated[
     ),
 ]
 """Seconds, more than 0; written as ``30s``."""
+
+ModeName = Annotated[
+    str,
+    AfterValidator(_mode),
+    _text(
+        "word",
+        MODE_ALLOWED,
+        MAX_NAME_LENGTH,
+        [cel.rule(f"self in {cel.texts(MODES)} || {cel.matching(OWN_NAME_PATTERN)}", f"allowed: {MODE_ALLOWED}")],
+        pattern=f"^({'|'.join(MODES)}|{OWN_NAME_PATTERN})$",
+    ),
+]
+"""A mode: one of Pointsman's, or one that somebody else made."""
+
+ReportedMode = Annotated[
+    str, AfterValidator(_mode), WithJsonSchema({"type": "string", "x-type": "word", "maxLength": MAX_NAME_LENGTH})
+]
+"""The same in a status, where programs write it: the API server has no rule for it."""
 
 PortRangeText = Annotated[
     PortRange,

@@ -15,26 +15,32 @@ from pointsman.api.fields import (
     Cidrs,
     Duration,
     MaxUnavailable,
+    ModeName,
     NodePortAddresses,
     PortRangeText,
     PositiveDuration,
     SchedulerFlags,
 )
 from pointsman.api.labels import LabelSelector
-from pointsman.api.names import MODES, Mode
+from pointsman.api.names import MAX_NAME_LENGTH, MODES, OWN_NAME_ALLOWED
 from pointsman.api.resource import Part, read_document
-from pointsman.api.schedulers import SCHEDULERS
+from pointsman.api.schedulers import OWN_SCHEDULERS, SCHEDULERS, allowed_schedulers, may_have
 from pointsman.api.status import ProxyConfigStatus
 from pointsman.api.values import DURATION_PATTERN, PortRange, format_duration, refuse
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from pointsman.api.names import Mode
+
 MAX_NAMESPACE_RANGES: Final = 64
 """So many entries `nodePortRanges` may have; the API server wants bounds for what its rules look at."""
 MAX_PRIORITY: Final = 1_000_000_000
 """As with PriorityClasses."""
 
+
+MAX_FALLBACKS: Final = 8
+"""So many modes may stand in `fallbackModes`."""
 
 DEFAULT_FALLBACKS: Final[tuple[Mode, ...]] = ("nftables", "iptables")
 """What a node uses that does not support `mode`, when nobody says."""
@@ -142,25 +148,27 @@ class NodeConfiguration(Part):
     model_config = ConfigDict(
         json_schema_extra={
             cel.RULES: [
-                *cel.scheduler_rules(SCHEDULERS),
+                *cel.scheduler_rules(SCHEDULERS, OWN_SCHEDULERS, OWN_NAME_ALLOWED),
                 *cel.fallback_rules(MODES),
                 cel.period_rule(DURATION_PATTERN),
             ]
         }
     )
 
-    mode: Mode = "nftables"
-    """The dataplane that brings Services into the node's kernel."""
+    mode: ModeName = "nftables"
+    """The dataplane that brings Services into the node's kernel; one of your own is called `example.com/name`."""
 
-    fallback_modes: tuple[Mode, ...] = Field(default=(), max_length=len(MODES))
+    fallback_modes: tuple[ModeName, ...] = Field(default=(), max_length=MAX_FALLBACKS)
     """What to use, in this order, on a node that does not support `mode`; as soon as it does, `mode` is in force
     there, without a restart. Absent or empty: `nftables`, then `iptables`. A node that supports none of these uses
     what it has, and says so: `ModeInForce` is False."""
 
     scheduler: str | None = Field(
         default=None,
-        max_length=63,
-        json_schema_extra={"x-allowed": "; ".join(f"in mode {m}: {', '.join(SCHEDULERS[m])}" for m in MODES)},
+        max_length=MAX_NAME_LENGTH,
+        json_schema_extra={
+            "x-allowed": f"{'; '.join(map(allowed_schedulers, MODES))}; in a mode of your own what that has"
+        },
     )
     """How a backend is chosen for a new connection. A Service overrides it by the annotation
     `pointsman.dev/scheduler`. Absent: the mode's default."""
@@ -241,15 +249,18 @@ class NodeConfiguration(Part):
         mode = info.data.get("mode")
         if mode in modes or len(set(modes)) < len(modes):
             others = ", ".join(m for m in MODES if m != mode)
-            raise refuse(list(modes), f"each of {others} at most once (spec.mode is {mode})")
+            allowed = f"each of {others} at most once (spec.mode is {mode})"
+            if mode is not None and mode not in MODES:
+                allowed = "each mode at most once, and none that is spec.mode"
+            raise refuse(list(modes), allowed)
         return modes
 
     @field_validator("scheduler")
     @classmethod
     def _scheduler_of_the_mode(cls, scheduler: str | None, info: ValidationInfo) -> str | None:
         mode: Mode | None = info.data.get("mode")
-        if scheduler is not None and mode is not None and scheduler not in SCHEDULERS[mode]:
-            raise refuse(scheduler, f"in mode {mode}: {', '.join(SCHEDULERS[mode])}")
+        if scheduler is not None and mode is not None and not may_have(mode, scheduler):
+            raise refuse(scheduler, allowed_schedulers(mode))
         return scheduler
 
     @field_validator("node_port_addresses")

@@ -160,7 +160,7 @@ def _shape(schema: dict[str, Any], defs: dict[str, Any]) -> _Shape:
         return _Shape("word", ", ".join(f"`{value}`" for value in schema["enum"]))
     if "x-type" in schema:
         kind = schema["x-type"]
-        return _Shape(kind, "`30s`, `50ms`, `1h30m`, …" if kind == "duration" else schema["x-allowed"])
+        return _Shape(kind, "`30s`, `50ms`, `1h30m`, …" if kind == "duration" else schema.get("x-allowed", ""))
     kinds = {"boolean": "boolean", "integer": "number", "string": "text", "object": "mapping of text to text"}
     allowed = {"boolean": "`true`, `false`", "integer": "a whole number", "string": "any", "object": "any"}
     if schema.get("format") == "date-time":
@@ -222,7 +222,9 @@ def _schedulers() -> str:
 | mode | schedulers | default |
 |---|---|---|
 {rows}
-In mode `ipvs`, a scheduler also needs its module in the node's kernel (`ip_vs_NAME`).
+In mode `ipvs`, a scheduler also needs its module in the node's kernel (`ip_vs_NAME`). In mode `nftables` it may be [one
+of your own](extending.md#a-scheduler-of-your-own), called `example.com/name`; a [mode of your
+own](extending.md#a-dataplane-of-your-own) has what it says.
 
 Where a scheduler is not there, because another mode is in force or the module is missing, [what comes
 nearest](schedulers.md#when-a-scheduler-is-not-there) is used; `status.problems` of the node's `NodeProxy` names each

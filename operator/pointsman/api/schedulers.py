@@ -5,6 +5,8 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, Literal
 
+from pointsman.api.names import OWN_NAME_ALLOWED, OWN_NAME_PATTERN, is_own_name
+
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
@@ -24,6 +26,9 @@ DEFAULT_SCHEDULER: Final[Mapping[Mode, str]] = MappingProxyType(
     {"nftables": "random", "ipvs": "rr", "iptables": "random", "userspace": "rr"}
 )
 """What kube-proxy does in the same mode."""
+
+OWN_SCHEDULERS: Final[Mapping[Mode, str]] = MappingProxyType({"nftables": OWN_NAME_PATTERN})
+"""Pattern of the names of schedulers of somebody's own, in those modes of Pointsman's that take any."""
 
 SchedulerFlag = Literal["mh-fallback", "mh-port", "sh-fallback", "sh-port"]
 """A variant of a scheduler of the mode `ipvs`, as ipvsadm(8) calls it."""
@@ -63,16 +68,50 @@ def nearest(scheduler: str, mode: Mode, available: Collection[str]) -> str:
     """Return the scheduler itself, or what comes nearest to it in a mode, on a node.
 
     Args:
-        scheduler: one of any mode.
+        scheduler: one of any mode, or of somebody's own.
         mode: the one in force.
-        available: the schedulers that the node has in this mode; any that the mode does not know do not count.
+        available: the schedulers that the node has in this mode; any that the mode cannot have do not count.
 
     Returns:
         One of the mode's. With none available it is the mode's default, which the kernel then refuses by name.
     """
-    there = [name for name in SCHEDULERS[mode] if name in available]
-    wishes = (scheduler, *NEAREST[scheduler], *there)
-    return next((name for name in wishes if name in there), DEFAULT_SCHEDULER[mode])
+    there = possible(mode, available)
+    wishes = (scheduler, *NEAREST.get(scheduler, ()), *there)
+    return next((name for name in wishes if name in there), default_scheduler(mode, available))
+
+
+def schedulers_of(mode: Mode) -> tuple[str, ...]:
+    """Return the schedulers that everybody knows a mode to have; none for a mode of somebody's own."""
+    return SCHEDULERS.get(mode, ())
+
+
+def may_have(mode: Mode, scheduler: str) -> bool:
+    """Tell whether a node may have a scheduler in a mode; of what is somebody's own only the node knows."""
+    if mode not in SCHEDULERS:
+        return True
+    return scheduler in SCHEDULERS[mode] or (mode in OWN_SCHEDULERS and is_own_name(scheduler))
+
+
+def possible(mode: Mode, names: Collection[str]) -> tuple[str, ...]:
+    """Return those of some schedulers that a mode may have: its own ones in their order, then the others."""
+    known = [name for name in schedulers_of(mode) if name in names]
+    return (*known, *(name for name in names if name not in known and may_have(mode, name)))
+
+
+def default_scheduler(mode: Mode, available: Collection[str] = ()) -> str:
+    """Return what is used when nobody asks for another one.
+
+    Args:
+        mode: the one in force.
+        available: the schedulers that the node has in this mode; of a mode of somebody's own the first is the default.
+    """
+    return DEFAULT_SCHEDULER.get(mode) or next(iter(available), "random")
+
+
+def allowed_schedulers(mode: Mode) -> str:
+    """Say what may be written as the scheduler for a mode of Pointsman's."""
+    own = f", or {OWN_NAME_ALLOWED}" if mode in OWN_SCHEDULERS else ""
+    return f"in mode {mode}: {', '.join(SCHEDULERS[mode])}{own}"
 
 
 def is_known(scheduler: str) -> bool:

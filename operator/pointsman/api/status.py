@@ -7,7 +7,7 @@ from typing import Annotated, Final, Literal
 from pydantic import Field, WithJsonSchema
 from pydantic.config import JsonDict  # noqa: TC002 (beside the imports that are needed)
 
-from pointsman.api.names import Mode  # noqa: TC001 (pydantic reads the annotations)
+from pointsman.api.fields import ReportedMode  # noqa: TC001 (pydantic reads the annotations)
 from pointsman.api.resource import Part
 
 ConditionStatus = Literal["True", "False", "Unknown"]
@@ -83,7 +83,7 @@ class NodeProxyStatus(Part):
     observed_generation: int = 0
     """The `metadata.generation` of the NodeProxy that is in force; 0 before the first."""
 
-    mode: Mode | None = None
+    mode: ReportedMode | None = None
     """The dataplane in force."""
 
     services: int = 0
@@ -130,7 +130,7 @@ class NodeCounts(Part):
 class ModeCount(Part):
     """How many nodes have a mode in force."""
 
-    mode: Mode
+    mode: ReportedMode
     """The dataplane."""
 
     nodes: int

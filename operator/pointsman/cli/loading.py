@@ -64,11 +64,13 @@ def load(
     Raises:
         LoadError: a file cannot be read, no file has an object, or `config` holds no valid ProxyConfig.
     """
-    from pointsman.api.schedulers import SCHEDULERS  # noqa: PLC0415 (`pointsman --help` needs none of it)
+    from pointsman.agent.entry_points import find_own  # noqa: PLC0415 (`pointsman --help` needs none of it)
+    from pointsman.api.schedulers import schedulers_of  # noqa: PLC0415 (as above)
     from pointsman.policy.planner import Planner  # noqa: PLC0415 (as above)
 
-    planner = Planner(node_name, config=_config(config) if config is not None else None)
-    problems: list[Problem] = []
+    own = find_own()
+    planner = Planner(node_name, config=_config(config) if config is not None else None, own_schedulers=own.schedulers)
+    problems: list[Problem] = [*own.problems]
     empty = True
     for obj, found in _objects(files):
         problems += found
@@ -80,7 +82,8 @@ def load(
         raise LoadError("no object could be read from what -f names; name manifests of Services and EndpointSlices")
     planner.resolve()
     chosen = mode or planner.config.mode
-    planner.use(chosen, SCHEDULERS[chosen])
+    # What a mode of somebody's own has, only its node can say: all that is asked for is taken for good.
+    planner.use(chosen, schedulers_of(chosen) or ("random", *sorted(planner.wanted_schedulers())))
     planner.take()
     return planner, (*problems, *planner.problems)
 

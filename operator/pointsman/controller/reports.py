@@ -9,8 +9,8 @@ from __future__ import annotations
 from heapq import nsmallest
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from pointsman.api.names import MODES, SCHEDULER_ANNOTATION
-from pointsman.api.schedulers import SCHEDULERS, is_known, nearest
+from pointsman.api.names import SCHEDULER_ANNOTATION, in_order, is_own_name
+from pointsman.api.schedulers import is_known, may_have, nearest, schedulers_of
 from pointsman.api.selection import select
 from pointsman.api.status import ReportedProblem
 from pointsman.controller.nodes import named
@@ -126,7 +126,7 @@ def _outside(service: Service, uid: str, field: str, port: int, wanted: PortRang
 def _without_scheduler(view: View, fleet: Fleet) -> Iterator[Finding]:
     modes = _modes(fleet)
     lacking = {
-        scheduler: _said_of(scheduler, [mode for mode in modes if scheduler not in SCHEDULERS[mode]])
+        scheduler: _said_of(scheduler, [mode for mode in modes if not may_have(mode, scheduler)])
         for scheduler in {service.scheduler or "" for _, service in view.catalog.services(view.catalog.scheduler_keys)}
     }
     for entry, service in view.catalog.services(view.catalog.scheduler_keys):
@@ -145,18 +145,19 @@ def _without_scheduler(view: View, fleet: Fleet) -> Iterator[Finding]:
 def _said_of(scheduler: str, modes: list[Mode]) -> str:
     """Say which modes do not have a scheduler, and what their nodes use as far as their kernels have it."""
     return " and ".join(
-        f"mode {mode} (has {', '.join(SCHEDULERS[mode])}; used is {_used(scheduler, mode)})" for mode in modes
+        f"mode {mode} (has {', '.join(schedulers_of(mode))}; used is {_used(scheduler, mode)})" for mode in modes
     )
 
 
 def _used(scheduler: str, mode: Mode) -> str:
-    return nearest(scheduler, mode, SCHEDULERS[mode]) if is_known(scheduler) else "the ProxyConfig's"
+    is_somewhere = is_known(scheduler) or is_own_name(scheduler)
+    return nearest(scheduler, mode, schedulers_of(mode)) if is_somewhere else "the ProxyConfig's"
 
 
 def _modes(fleet: Fleet) -> tuple[Mode, ...]:
     """Return the modes that the nodes are in; of those that do not say, the wanted one."""
     modes = {(node.proxy.status.mode if node.proxy else None) or fleet.config.spec.mode for node in fleet.nodes}
-    return tuple(mode for mode in MODES if mode in (modes or {fleet.config.spec.mode}))
+    return in_order(modes or {fleet.config.spec.mode})
 
 
 def _unserved(view: View, fleet: Fleet, unready: Mapping[str, str]) -> Iterator[Finding]:

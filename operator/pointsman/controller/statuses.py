@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Final
 
-from pointsman.api.names import MODES
+from pointsman.api.names import in_order
 from pointsman.api.status import Condition, ModeCount, NodeCounts, ProxyConfigStatus
 from pointsman.api.timestamps import rfc3339
 from pointsman.controller.actions import PatchNodeProxyStatus
@@ -112,7 +112,7 @@ def _why(nodes: Iterable[NodeState]) -> str:
 
 def _modes(nodes: Iterable[NodeState]) -> tuple[ModeCount, ...]:
     counts = Counter(node.proxy.status.mode for node in nodes if node.proxy is not None)
-    return tuple(ModeCount(mode=mode, nodes=counts[mode]) for mode in MODES if counts[mode])
+    return tuple(ModeCount(mode=mode, nodes=counts[mode]) for mode in in_order(filter(None, counts)))
 
 
 def _dated(

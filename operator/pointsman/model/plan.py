@@ -16,6 +16,7 @@ Family = Literal[4, 6]
 Transport = Literal["tcp", "udp", "sctp"]
 Masquerade = Literal["never", "off-cluster", "node", "always"]
 WhenEmpty = Literal["reject", "drop"]
+Draw = Literal["random", "client", "turn"]
 
 IPV4: Final = 4
 IPV6: Final = 6
@@ -56,6 +57,18 @@ class Backend(msgspec.Struct, frozen=True, gc=False, order=True):
     local: bool = False
 
 
+class Slots(msgspec.Struct, frozen=True, gc=False):
+    """Which backend a scheduler of somebody's own has put where.
+
+    Attributes:
+        draw: how a new connection gets its slot: at random, by a hash of the client's address, or in turn.
+        backends: the one in each slot, one slot or more; each has a weight above 0, and stands in its pool.
+    """
+
+    draw: Draw
+    backends: tuple[Backend, ...]
+
+
 class Pool(msgspec.Struct, frozen=True, gc=False):
     """The backends of one class of clients.
 
@@ -64,11 +77,13 @@ class Pool(msgspec.Struct, frozen=True, gc=False):
         when_empty: what becomes of a new connection when no backend has a weight above 0.
         local: a traffic policy keeps other nodes' endpoints out. It says where the backends come from, for dataplanes
             that name their pools; what becomes of a connection does not depend on it.
+        slots: what takes the place of the backends' weights, where the scheduler is somebody's own; else None.
     """
 
     backends: tuple[Backend, ...] = ()
     when_empty: WhenEmpty = "reject"
     local: bool = False
+    slots: Slots | None = None
 
 
 class Answer(msgspec.Struct, frozen=True, gc=False):

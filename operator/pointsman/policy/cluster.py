@@ -5,18 +5,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pointsman.api.proxyconfig import NodeConfiguration, ProxyConfig
-from pointsman.api.schedulers import SCHEDULERS
+from pointsman.api.schedulers import schedulers_of
 from pointsman.api.selection import select
 from pointsman.policy.context import Context, build_context
+from pointsman.policy.schedulers import there
 from pointsman.policy.settings import node_settings, settings_problems
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from pointsman.api.names import Mode
     from pointsman.api.nodeproxy import NodeProxy
     from pointsman.api.values import PortRange
     from pointsman.model.objects import Namespace, Node, ServiceCIDR
     from pointsman.model.plan import NodeSettings
     from pointsman.model.problems import Problem
+    from pointsman.policy.own_schedulers import Scheduler
 
 _DEFAULTS = NodeConfiguration()
 
@@ -29,6 +33,7 @@ class Cluster:
     Attributes:
         mode: the dataplane in force.
         schedulers: those that the node has in this mode.
+        own_schedulers: those of somebody's own that are installed, by name.
         configs, service_cidrs: objects by name.
         namespaces: labels by name.
         node: this node's own object, or None.
@@ -40,11 +45,17 @@ class Cluster:
     """
 
     def __init__(
-        self, node_name: str, override: NodeConfiguration | None, found_addresses: tuple[str, ...], mode: Mode
-    ) -> None:  # fmt: skip
+        self,
+        node_name: str,
+        override: NodeConfiguration | None,
+        found_addresses: tuple[str, ...],
+        mode: Mode,
+        own_schedulers: Mapping[str, Scheduler],
+    ) -> None:
         self.node_name = node_name
         self.mode = mode
-        self.schedulers = SCHEDULERS[mode]
+        self.schedulers = there(mode, schedulers_of(mode), own_schedulers)
+        self.own_schedulers = own_schedulers
         self.configs: dict[str, ProxyConfig] = {}
         self.service_cidrs: dict[str, ServiceCIDR] = {}
         self.namespaces: dict[str, Namespace] = {}
@@ -64,7 +75,14 @@ class Cluster:
         addresses, mode = self.addresses, self.mode
         self.settings = node_settings(self.config, self.node, addresses, self.service_cidrs.values(), mode=mode)
         self.context = build_context(
-            self.node_name, self.config, self.settings, self.node, addresses, mode=mode, schedulers=self.schedulers
+            self.node_name,
+            self.config,
+            self.settings,
+            self.node,
+            addresses,
+            mode=mode,
+            schedulers=self.schedulers,
+            own_schedulers=self.own_schedulers,
         )
 
     @property

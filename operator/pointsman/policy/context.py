@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -11,6 +13,7 @@ from pointsman.api.schedulers import SCHEDULERS
 from pointsman.model.address import family_of
 from pointsman.model.plan import Family
 from pointsman.policy.endpoints import Place
+from pointsman.policy.own_schedulers import Scheduler
 from pointsman.policy.schedulers import scheduler_in
 
 if TYPE_CHECKING:
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
     from pointsman.model.objects import Node
     from pointsman.model.plan import NodeSettings
 
+_NONE: Final[Mapping[str, Scheduler]] = MappingProxyType({})
 ZONE_LABEL: Final = "topology.kubernetes.io/zone"
 
 
@@ -34,6 +38,7 @@ class Context(msgspec.Struct, frozen=True, gc=False):
         masquerade_all: every connection to a cluster IP is masqueraded.
         pod_families: the IP families of which pod networks are known.
         addresses: the node's own addresses.
+        own_schedulers: those of somebody's own that are installed, by name; not every mode can use them.
     """
 
     place: Place
@@ -45,6 +50,7 @@ class Context(msgspec.Struct, frozen=True, gc=False):
     masquerade_all: bool = False
     pod_families: frozenset[Family] = frozenset()
     addresses: tuple[str, ...] = ()
+    own_schedulers: Mapping[str, Scheduler] = _NONE
 
 
 def build_context(
@@ -56,6 +62,7 @@ def build_context(
     *,
     mode: Mode,
     schedulers: tuple[str, ...],
+    own_schedulers: Mapping[str, Scheduler] = _NONE,
 ) -> Context:
     """Gather the context.
 
@@ -67,6 +74,7 @@ def build_context(
         addresses: its own addresses.
         mode: the dataplane in force, whatever the configuration asks for.
         schedulers: those that the node has in this mode.
+        own_schedulers: those of somebody's own that are installed, by name.
     """
     labels = dict(node.labels) if node is not None else {}
     return Context(
@@ -79,4 +87,5 @@ def build_context(
         masquerade_all=config.masquerade_all,
         pod_families=frozenset(family_of(cidr) for cidr in settings.pod_cidrs),
         addresses=addresses,
+        own_schedulers=own_schedulers,
     )

@@ -15,7 +15,8 @@ from pointsman.model.address import family_of
 from pointsman.model.plan import NODE_PORT, Answer, Backend, Family, Frontend, Masquerade, Pool, WhenEmpty
 from pointsman.model.problems import Problem
 from pointsman.policy.endpoints import Choice, Target, choose, find_targets, serves
-from pointsman.policy.schedulers import schedule
+from pointsman.policy.own_schedulers import SlotsError, filled
+from pointsman.policy.schedulers import in_place_of, schedule
 from pointsman.policy.source_ranges import allowed_sources, ranges_of
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from pointsman.api.values import PortRange
     from pointsman.model.objects import EndpointSlice, Service, ServicePort
     from pointsman.policy.context import Context
+    from pointsman.policy.own_schedulers import Scheduler
 
 _FAMILIES: Final[tuple[Family, Family]] = (4, 6)
 _NOBODY: Final[Mapping[Family, str]] = {4: "0.0.0.0/32", 6: "::/128"}
@@ -141,6 +143,8 @@ class _Planning:
         self._no_local_external: set[ServicePort] = set()
         self._scheduler, self._flags, problems = schedule(service, context)
         self.problems += problems
+        self._own = context.own_schedulers.get(self._scheduler)
+        self._filled: dict[Pool, Pool] = {}
 
     def tally(self) -> Tally:
         service = self._service
@@ -232,9 +236,27 @@ class _Planning:
         self, name: str, pool: Pool, outside: Pool | None, masquerade: Masquerade, *, exclusive: bool = False
     ) -> Answer:  # fmt: skip
         affinity = self._service.affinity
-        return Answer(
+        answer = Answer(
             name, self._scheduler, pool, outside, affinity, masquerade, exclusive, scheduler_flags=self._flags
         )  # fmt: skip
+        return answer if self._own is None else self._with_slots(answer, self._own)
+
+    def _with_slots(self, answer: Answer, own: Scheduler) -> Answer:
+        """Let a scheduler of somebody's own fill the pools; one that cannot is replaced for this Service's port."""
+        outside = answer.outside
+        try:
+            pools = {"pool": self._fill(answer.pool, own), "outside": outside and self._fill(outside, own)}
+        except SlotsError as error:
+            used, problem = in_place_of(self._service, self._context, self._scheduler, str(error))
+            self.problems.append(problem)
+            return msgspec.structs.replace(answer, scheduler=used)
+        return msgspec.structs.replace(answer, **pools)
+
+    def _fill(self, pool: Pool, own: Scheduler) -> Pool:
+        """Fill a pool; most frontends of a Service have the same one."""
+        if pool not in self._filled:
+            self._filled[pool] = filled(pool, own)
+        return self._filled[pool]
 
     def _count(self, choice: Choice) -> None:
         if choice.local and choice.cluster:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from pointsman.api.nodeproxy import NodeProxy
 from pointsman.api.proxyconfig import ProxyConfig
-from pointsman.api.schedulers import DEFAULT_SCHEDULER, SCHEDULERS
+from pointsman.api.schedulers import default_scheduler, schedulers_of
 from pointsman.model.objects import (
     Endpoints,
     EndpointSlice,
@@ -28,6 +28,7 @@ from pointsman.policy.claims import Claims, winner
 from pointsman.policy.cluster import Cluster
 from pointsman.policy.counts import Counts, HealthCheck, Totals, ready_here
 from pointsman.policy.frontends import NOTHING, ServicePlan, plan_service
+from pointsman.policy.schedulers import there
 from pointsman.policy.store import Entry, Store
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from pointsman.api.proxyconfig import NodeConfiguration
     from pointsman.model.parse import Object
     from pointsman.model.problems import Problem
+    from pointsman.policy.own_schedulers import Scheduler
 
 
 __all__ = ["Counts", "HealthCheck", "Planner"]
@@ -51,6 +53,7 @@ class Planner:
         addresses: the node's own addresses (the most important of each family first), used while there is no Node
             object that has any.
         mode: the dataplane in force, whatever the configuration asks for, until `use` says another one.
+        own_schedulers: schedulers of somebody's own, by name.
     """
 
     def __init__(
@@ -60,8 +63,9 @@ class Planner:
         config: NodeConfiguration | None = None,
         addresses: tuple[str, ...] = (),
         mode: Mode = "nftables",
+        own_schedulers: Mapping[str, Scheduler] = MappingProxyType({}),
     ) -> None:
-        self._cluster = Cluster(node_name, config, addresses, mode)
+        self._cluster = Cluster(node_name, config, addresses, mode, own_schedulers)
         self._planned_for = _dependencies(self._cluster)
         self._store = Store()
         self._claims = Claims()
@@ -111,19 +115,25 @@ class Planner:
         Another mode has other schedulers and other defaults, so that everything is planned anew by the next `take`.
         """
         cluster = self._cluster
-        there = tuple(name for name in SCHEDULERS[mode] if name in schedulers)
-        if (mode, there) != (cluster.mode, cluster.schedulers):
-            cluster.mode, cluster.schedulers = mode, there
+        now = there(mode, schedulers, cluster.own_schedulers)
+        if (mode, now) != (cluster.mode, cluster.schedulers):
+            cluster.mode, cluster.schedulers = mode, now
             self._cluster_changed = True
 
     def lacks_schedulers(self) -> bool:
         """Tell whether somebody asks for a scheduler that the mode in force has, and this node does not."""
         cluster = self._cluster
-        missing = set(SCHEDULERS[cluster.mode]).difference(cluster.schedulers)
+        missing = set(schedulers_of(cluster.mode)).difference(cluster.schedulers)
         if not missing:
             return False
-        wanted = {entry.service.scheduler for _, entry in self._store.items() if entry.service is not None}
-        return not missing.isdisjoint({*wanted, cluster.config.scheduler or DEFAULT_SCHEDULER[cluster.mode]})
+        default = cluster.config.scheduler or default_scheduler(cluster.mode)
+        return not missing.isdisjoint({*self.wanted_schedulers(), default})
+
+    def wanted_schedulers(self) -> frozenset[str]:
+        """Return the schedulers that configuration and Services ask for, whatever there is."""
+        services = (entry.service for _, entry in self._store.items())
+        names = {service.scheduler for service in services if service is not None}
+        return frozenset(name for name in (*names, self._cluster.config.scheduler) if name)
 
     def resolve(self) -> None:
         """Bring `config` up to date with the objects, and no more than that: `take` does the rest."""

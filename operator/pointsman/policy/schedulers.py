@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from pointsman.api.names import SCHEDULER_ANNOTATION, SCHEDULER_FLAGS_ANNOTATION
-from pointsman.api.schedulers import DEFAULT_SCHEDULER, SCHEDULER_FLAGS, SCHEDULERS, is_known, nearest
+from pointsman.api.names import SCHEDULER_ANNOTATION, SCHEDULER_FLAGS_ANNOTATION, is_own_name
+from pointsman.api.schedulers import (
+    OWN_SCHEDULERS,
+    SCHEDULER_FLAGS,
+    default_scheduler,
+    is_known,
+    may_have,
+    nearest,
+    possible,
+    schedulers_of,
+)
 from pointsman.model.problems import Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterable
 
     from pointsman.api.names import Mode
     from pointsman.api.proxyconfig import NodeConfiguration
@@ -57,7 +66,18 @@ def scheduler_in(config: NodeConfiguration, mode: Mode, available: Collection[st
         mode: the dataplane in force.
         available: the schedulers that the node has in this mode.
     """
-    return nearest(config.scheduler or DEFAULT_SCHEDULER[mode], mode, available)
+    return nearest(config.scheduler or default_scheduler(mode, available), mode, available)
+
+
+def there(mode: Mode, found: Collection[str], own: Iterable[str]) -> tuple[str, ...]:
+    """Return the schedulers that a node has in a mode.
+
+    Args:
+        mode: the dataplane in force.
+        found: what the dataplane supports.
+        own: the schedulers of somebody's own that are installed; not every mode can use them.
+    """
+    return possible(mode, (*found, *own) if mode in OWN_SCHEDULERS else found)
 
 
 def flags_for(scheduler: str, wanted: tuple[str, ...], mode: Mode) -> tuple[str, ...]:
@@ -72,31 +92,56 @@ def not_there(scheduler: str, used: str, mode: Mode) -> str:
     return f'"{scheduler}" is not there in mode {mode}, which is in force; "{used}" is used'
 
 
-def remedy_for(scheduler: str, mode: Mode, wanted_mode: Mode) -> str:
+def remedy_for(scheduler: str, mode: Mode, wanted_mode: Mode, available: Collection[str]) -> str:
     """Say how a scheduler that is not there comes to be there, or what to do without it.
 
     Args:
         scheduler: one of any mode.
         mode: the dataplane in force.
         wanted_mode: the one that the configuration asks for.
+        available: the schedulers that the node has in the mode in force.
     """
-    if scheduler in SCHEDULERS[mode]:
+    names = _names(mode, available)
+    if scheduler in schedulers_of(mode):
         return f"run `modprobe ip_vs_{scheduler}` on the node, or choose another scheduler"
-    if mode != wanted_mode and scheduler in SCHEDULERS[wanted_mode]:
-        return f"bring mode {wanted_mode} in force on this node, see ModeInForce; mode {mode} has {_names(mode)}"
-    return f"write one of {_names(mode)}"
+    if mode in OWN_SCHEDULERS and is_own_name(scheduler):
+        return f"pip install the package that has it into the agents' image, or write one of {names}"
+    if mode != wanted_mode and may_have(wanted_mode, scheduler):
+        return f"bring mode {wanted_mode} in force on this node, see ModeInForce; mode {mode} has {names}"
+    return f"write one of {names}"
+
+
+def in_place_of(service: Service, context: Context, name: str, why: str) -> tuple[str, Problem]:
+    """Say what is used where a scheduler of somebody's own gave nothing that can be used.
+
+    Args:
+        service: the Service that has it.
+        context: what holds for all Services.
+        name: the scheduler's.
+        why: what is wrong with what it gave.
+
+    Returns:
+        Another scheduler that is there, and what to tell.
+    """
+    package = context.own_schedulers[name].package
+    used = nearest(name, context.mode, [other for other in context.schedulers if other not in context.own_schedulers])
+    message = f'"{name}"{f" of {package}" if package else ""}: {why}; "{used}" is used'
+    remedy = "mend the scheduler, or choose another one"
+    return used, _problem(service, _SCHEDULER_FIELD, message, remedy, "the scheduler")
 
 
 def _of_service(service: Service, context: Context, problems: list[Problem]) -> str:
     wanted, mode = service.scheduler, context.mode
     if wanted is None or wanted in context.schedulers:
         return wanted or context.scheduler
-    if is_known(wanted):
+    if is_known(wanted) or is_own_name(wanted):
         used = nearest(wanted, mode, context.schedulers)
-        message, remedy = not_there(wanted, used, mode), remedy_for(wanted, mode, context.wanted_mode)
+        message = not_there(wanted, used, mode)
+        remedy = remedy_for(wanted, mode, context.wanted_mode, context.schedulers)
     else:
         used = context.scheduler
-        message, remedy = f'"{wanted}" is no scheduler of mode {mode}; "{used}" is used', f"write one of {_names(mode)}"
+        message = f'"{wanted}" is no scheduler of mode {mode}; "{used}" is used'
+        remedy = f"write one of {_names(mode, context.schedulers)}"
     problems.append(_problem(service, _SCHEDULER_FIELD, message, remedy, "this annotation"))
     return used
 
@@ -112,8 +157,8 @@ def _unfit(service: Service, flags: list[str], scheduler: str, mode: Mode) -> Pr
     return _problem(service, _FLAGS_FIELD, message, remedy, "these flags")
 
 
-def _names(mode: Mode) -> str:
-    return ", ".join(SCHEDULERS[mode])
+def _names(mode: Mode, available: Collection[str]) -> str:
+    return ", ".join(dict.fromkeys((*schedulers_of(mode), *available)))
 
 
 def _problem(service: Service, field: str, message: str, remedy: str, dropped: str) -> Problem:

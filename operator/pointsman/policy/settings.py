@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 from typing import TYPE_CHECKING, Final
 
-from pointsman.api.schedulers import DEFAULT_SCHEDULER, SCHEDULERS
+from pointsman.api.schedulers import default_scheduler, schedulers_of
 from pointsman.model.address import family_of
 from pointsman.model.plan import IPV4, IPV6, IptablesSettings, IpvsSettings, NodeSettings, UserspaceSettings
 from pointsman.model.problems import Problem
@@ -84,7 +84,8 @@ def settings_problems(
     """
     wanted = config.node_port_addresses_in(mode)
     problems = _mode_problems(config, configured_by, mode)
-    problems += _scheduler_problems(config, configured_by, mode, SCHEDULERS[mode] if schedulers is None else schedulers)
+    there = schedulers_of(mode) if schedulers is None else schedulers
+    problems += _scheduler_problems(config, configured_by, mode, there)
     if "localhost" in wanted and mode in _WITHOUT_LOOPBACK:
         problems.append(
             Problem(
@@ -140,7 +141,7 @@ def _scheduler_problems(
     config: NodeConfiguration, configured_by: str, mode: Mode, schedulers: tuple[str, ...]
 ) -> list[Problem]:  # fmt: skip
     """Tell of the scheduler for all Services, where another one has to be used."""
-    wanted = config.scheduler or DEFAULT_SCHEDULER[mode]
+    wanted = config.scheduler or default_scheduler(mode, schedulers)
     used = scheduler_in(config, mode, schedulers)
     if used == wanted:
         return []
@@ -150,7 +151,7 @@ def _scheduler_problems(
             object=configured_by,
             field="spec.scheduler",
             message=not_there(wanted, used, mode),
-            remedy=remedy_for(wanted, mode, config.mode),
+            remedy=remedy_for(wanted, mode, config.mode, schedulers),
             dropped="the scheduler",
         )
     ]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pydantic import ValidationError
 
 from pointsman.api.errors import FieldProblem, validation_problems
+from pointsman.api.names import is_own_name
 from pointsman.api.proxyconfig import ProxyConfig
 from pointsman.api.selection import select
 from pointsman.controller.admission.causes import Cause, Verdict
@@ -62,8 +63,14 @@ def _cause(problem: FieldProblem) -> Cause:
 
 def _mode_warnings(config: ProxyConfig) -> Iterator[str]:
     wanted = config.spec.mode
-    if wanted not in _MODES:
-        used = next((mode for mode in config.spec.fallback_modes_in_force() if mode in _MODES), _MODES[0])
+    fallbacks = config.spec.fallback_modes_in_force()
+    if is_own_name(wanted):
+        yield (
+            f"spec.mode: {wanted} is none of Pointsman's own: nodes are in that mode if the package that has it is in "
+            f"the agents' image, else in mode {', or '.join(fallbacks)}"
+        )
+    elif wanted not in _MODES:
+        used = next((mode for mode in fallbacks if mode in _MODES), _MODES[0])
         yield f"spec.mode: {wanted} is not in this release: nodes are in mode {used}"
 
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from pointsman.api.names import SCHEDULER_ANNOTATION, SCHEDULER_FLAGS_ANNOTATION
+from pointsman.api.names import SCHEDULER_ANNOTATION, SCHEDULER_FLAGS_ANNOTATION, is_own_name
 from pointsman.api.proxyconfig import ProxyConfigSpec
-from pointsman.api.schedulers import SCHEDULER_FLAGS, SCHEDULERS, nearest
+from pointsman.api.schedulers import SCHEDULER_FLAGS, may_have, nearest, schedulers_of
 from pointsman.controller.admission.causes import Cause, Verdict, duplicate, invalid, not_supported, shown
 from pointsman.model.convert_service import MAX_AFFINITY
 
@@ -110,24 +110,28 @@ class _Review:
             self._add(invalid(_TIMEOUT_FIELD, seconds, detail), is_old=seconds == self._old.affinity_timeout)
 
     def scheduler(self) -> None:
-        """Some mode that nodes may be in has the scheduler."""
+        """Some mode that nodes may be in has the scheduler; of one that is somebody's own only the nodes know."""
         scheduler = self._new.scheduler
         if not scheduler:
             return
         modes = dict(_modes_by_config(self._picture.effective_configs()))
-        if not any(scheduler in SCHEDULERS[mode] for possible in modes.values() for mode in possible):
-            supported = dict.fromkeys(
-                name for possible in modes.values() for mode in possible for name in SCHEDULERS[mode]
-            )
+        known = [mode for possible in modes.values() for mode in possible]
+        if not is_own_name(scheduler) and not any(may_have(mode, scheduler) for mode in known):
+            supported = dict.fromkeys(name for mode in known for name in schedulers_of(mode))
             cause = not_supported(_SCHEDULER_FIELD, scheduler, supported)
             self._add(cause, is_old=scheduler == self._old.scheduler)
             return
         for config, (mode, *_) in modes.items():
-            if scheduler not in SCHEDULERS[mode]:
+            if not may_have(mode, scheduler):
                 self.warnings.append(
                     f"{_SCHEDULER_FIELD}: {shown(scheduler)} is no scheduler of mode {mode}; "
-                    f"the nodes of ProxyConfig {config} use {nearest(scheduler, mode, SCHEDULERS[mode])} "
+                    f"the nodes of ProxyConfig {config} use {nearest(scheduler, mode, schedulers_of(mode))} "
                     "while they are in that mode"
+                )
+            elif scheduler not in schedulers_of(mode):
+                self.warnings.append(
+                    f"{_SCHEDULER_FIELD}: {shown(scheduler)} is none of Pointsman's own: whether it is there in mode "
+                    f"{mode}, the nodes of ProxyConfig {config} know; where it is not, they use another one and say so"
                 )
 
     def scheduler_flags(self) -> None:

@@ -17,20 +17,22 @@ from pointsman.dataplane.nftables.layout import (
     number,
     place_of,
 )
-from pointsman.dataplane.nftables.slots import assign
+from pointsman.dataplane.nftables.slots import assign, placed
 from pointsman.model.plan import Answer, Frontend
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from pointsman.dataplane.nftables.classes import Pick
-    from pointsman.model.plan import Backend, Family, Pool
+    from pointsman.model.plan import Backend, Draw, Family, Pool
 
 _MASQUERADE: Final[Mapping[str, str]] = {
     "always": "masquerade-all",
     "off-cluster": "masquerade-off-cluster",
     "node": "masquerade-node",
 }
+_DRAWN_AS: Final[Mapping[Draw, str]] = {"random": "random", "client": "sh", "turn": "rr"}
+"""The scheduler of ours that draws in the same way as one of somebody's own."""
 _OWN_CHAIN: Final = frozenset({"rr", "wrr"})
 
 Element = tuple[str, bytes, bytes]
@@ -67,6 +69,9 @@ def make_entry(frontend: Frontend, answer: Answer, slots: bytes = b"", outside: 
 
 
 def _slots(family: Family, answer: Answer, pool: Pool, old: bytes) -> bytes:
+    if pool.slots is not None:
+        values = [endpoint_value(family, backend) for backend in pool.slots.backends]
+        return placed(pool.slots.draw, old, values, endpoint_size(family))
     used = [backend for backend in pool.backends if backend.weight]
     values = [endpoint_value(family, backend) for backend in used]
     return assign(answer.scheduler, old, values, [backend.weight for backend in used], endpoint_size(family))
@@ -74,16 +79,18 @@ def _slots(family: Family, answer: Answer, pool: Pool, old: bytes) -> bytes:
 
 def picks(frontend: Frontend, entry: Entry) -> tuple[Pick | None, Pick | None]:
     """Return how slots are drawn for all or inside clients, and for outside ones; None where there are no slots."""
+    answer = entry.answer
     return (
-        _pick(frontend, entry, entry.slots, outside=False),
-        _pick(frontend, entry, entry.outside, outside=True),
+        _pick(frontend, answer, answer.pool, entry.slots, outside=False),
+        _pick(frontend, answer, answer.outside, entry.outside, outside=True) if answer.outside else None,
     )
 
 
-def _pick(frontend: Frontend, entry: Entry, slots: bytes, *, outside: bool) -> Pick | None:
+def _pick(frontend: Frontend, answer: Answer, pool: Pool, slots: bytes, *, outside: bool) -> Pick | None:
     if not slots:
         return None
-    scheduler, sticky = entry.answer.scheduler, entry.answer.affinity is not None
+    scheduler = answer.scheduler if pool.slots is None else _DRAWN_AS[pool.slots.draw]
+    sticky = answer.affinity is not None
     family, count = frontend.family, len(slots) // endpoint_size(frontend.family)
     if scheduler in _OWN_CHAIN:
         return classes.Pick(family, place_of(frontend), scheduler, count, outside, sticky, frontend)

@@ -17,6 +17,8 @@ from pointsman.dataplane.nftables import maglev
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from pointsman.model.plan import Draw
+
 MOST_SLOTS: Final = 4096
 """Weights are scaled down so that a pool has no more slots (or one for each backend, if those are more)."""
 LARGEST_POOL: Final = 65_521
@@ -122,8 +124,7 @@ def assign(scheduler: str, old: bytes, values: Sequence[bytes], weights: Sequenc
     """
     if not values:
         return b""
-    if len(values) > LARGEST_POOL:
-        raise ValueError(f"{len(values)} endpoints in one pool; at most {LARGEST_POOL} are possible")
+    _check_size(len(values), "endpoints")
     if scheduler == "mh":
         return b"".join([values[index] for index in maglev.table(values, weights)])
     equal = weights.count(weights[0]) == len(weights)
@@ -135,3 +136,24 @@ def assign(scheduler: str, old: bytes, values: Sequence[bytes], weights: Sequenc
     if not equal and scheduler in {"rr", "wrr"}:
         return interleaved(values, taken)
     return dense(old, dict(zip(values, taken, strict=True)), width)
+
+
+def placed(draw: Draw, old: bytes, values: Sequence[bytes], width: int) -> bytes:
+    """Take over slots that a scheduler of somebody's own has filled.
+
+    Args:
+        draw: how a slot is drawn; only at random does their order mean nothing.
+        old: the slots as they are in the kernel, or empty.
+        values: one for each slot.
+        width: octets of a value.
+
+    Raises:
+        ValueError: more slots than one pool can have.
+    """
+    _check_size(len(values), "slots")
+    return dense(old, Counter(values), width) if draw == "random" else b"".join(values)
+
+
+def _check_size(count: int, what: str) -> None:
+    if count > LARGEST_POOL:
+        raise ValueError(f"{count} {what} in one pool; at most {LARGEST_POOL} are possible")
