@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Final
 
+from pointsman.api.names import is_own_name
 from pointsman.dataplane.protocol import DataplaneError, Support
 from pointsman.model.problems import Problem
 
@@ -24,7 +25,7 @@ class Dataplanes:
     drains, as long as connections need it. `tend` ends it then, or when its time is over.
 
     Args:
-        openers: by mode; a mode that is not there is not in this release.
+        openers: by mode; a mode that is not there is not in this release, or not installed.
         traces: tells whether a mode may have left something in the kernel that no agent tends any more; cheap, and
             without effect on the kernel.
         monotonic: seconds.
@@ -71,6 +72,11 @@ class Dataplanes:
         """Modes that drain, each with the number of connections that it had when it retired."""
         return dict(self._draining)
 
+    @property
+    def installed(self) -> tuple[Mode, ...]:
+        """Modes that can be opened, or can be tried at least."""
+        return tuple(self._openers)
+
     def serves(self, mode: Mode) -> bool:
         """Tell whether connections of a mode are served: it is in force, drains, or could not be made to retire yet."""
         return mode == self.mode or mode in self._draining or (mode in self._left and mode in self._open)
@@ -82,7 +88,7 @@ class Dataplanes:
     def support(self, mode: Mode) -> Support:
         """Ask the kernel what it can do in a mode; one that it supports is open afterwards."""
         if mode not in self._openers:
-            return Support(available=False, reason="it is not in this release yet")
+            return Support(available=False, reason=_why_not_there(mode))
         if mode == self.mode:
             return self._ask_anew(mode)
         found = self._ask(mode)
@@ -280,6 +286,12 @@ class Dataplanes:
     def _close(self, mode: Mode) -> None:
         if mode in self._open:
             _close(self._open.pop(mode))
+
+
+def _why_not_there(mode: Mode) -> str:
+    if not is_own_name(mode):
+        return "it is not in this release yet"
+    return f"no dataplane {mode} is installed on this node; pip install the package that has it into the agents' image"
 
 
 def _works(dataplane: Dataplane) -> bool:

@@ -72,7 +72,7 @@ class ModeKeeper:
     def why_useless(self) -> str:
         """Say why no mode at all can be in force on this node, with the remedies; "" when one can."""
         try:
-            choose(MODES[0], MODES, self._dataplanes.support)
+            choose(MODES[0], (*MODES, *self._dataplanes.installed), self._dataplanes.support)
         except NoModeError as error:
             return str(error)
         return ""
