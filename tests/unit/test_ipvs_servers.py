@@ -202,3 +202,28 @@ def test_every_way_ends_at_what_is_wanted(steps: list[tuple[dict[ServerKey, dict
     ipvs.finish()
     assert ipvs.memory.reals == wanted
     assert not ipvs.servers.draining
+
+
+def test_what_has_retired_waits_for_connections_of_any_protocol_and_scheduler() -> None:
+    ipvs = Ipvs()
+    destination = Server(scheduler="dh", netmask=32)
+    ipvs.change({DNS: web(A, B, protocol="udp"), WEB: web(A, server=destination)})
+    ipvs.servers.patient = True
+    ipvs.change({}, DNS, WEB)
+    assert ipvs.memory.reals == {DNS: {A: 0, B: 0}, WEB: {A: 0}}
+    ipvs.finish({DNS: {A: 1}, WEB: {A: 1}})
+    assert ipvs.memory.reals == {DNS: {A: 0}, WEB: {A: 0}}
+    ipvs.now += LIMIT
+    ipvs.finish({DNS: {A: 1}, WEB: {A: 1}})
+    assert ipvs.memory.reals == {}
+
+
+def test_what_is_dropped_goes_at_once_with_all_that_it_carries() -> None:
+    ipvs = Ipvs()
+    ipvs.change({WEB: web(A, B), DNS: web(A, protocol="udp")})
+    ipvs.change({}, WEB)
+    commands = ipvs.servers.drop([WEB])
+    assert [str(command) for command in commands] == ["delete virtual server 10.96.0.1:80/tcp"]
+    ipvs.memory.take(commands)
+    ipvs.check()
+    assert (ipvs.servers.draining, ipvs.servers.closing, ipvs.servers.removed) == ({}, frozenset(), 3)

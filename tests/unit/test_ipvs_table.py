@@ -95,6 +95,10 @@ def test_a_frontend_that_closes_refuses_and_is_ours_until_the_end() -> None:
     assert list(servers(WEB, Entry(an_answer(), closing=True))) == []
 
 
+def test_a_frontend_that_another_mode_serves_is_ours_until_the_end_and_refuses_nobody() -> None:
+    assert names(an_answer(masquerade="always"), closing=True, silent=True) == {"frontends"}
+
+
 def test_only_what_the_node_does_not_have_is_made_local() -> None:
     cluster_ip = Answer("default/web", "rr", EMPTY, exclusive=True)
     assert [name for name, _ in shared(WEB, Entry(cluster_ip))] == ["cluster-ips"]

@@ -12,7 +12,7 @@ from pointsman.dataplane.ipvs.counting import Counting
 from pointsman.dataplane.ipvs.entries import Entry, key_of, servers
 from pointsman.dataplane.ipvs.kernel import IpvsKernel
 from pointsman.dataplane.ipvs.objects import ServerKey
-from pointsman.dataplane.ipvs.records import Marks, made_local, marks_of, records_of
+from pointsman.dataplane.ipvs.records import RECORDS, Marks, made_local, marks_of, records_of
 from pointsman.dataplane.ipvs.rules import SCHEMA
 from pointsman.dataplane.ipvs.servers import ADD, DELETE, Held, Servers
 from pointsman.dataplane.ipvs.spots import Places
@@ -20,12 +20,22 @@ from pointsman.dataplane.ipvs.table import Table
 from pointsman.dataplane.nftables.fixed import FixedTable
 from pointsman.dataplane.nftables.layout import address_octets, address_text
 from pointsman.dataplane.nftables.port import NftPort
-from pointsman.dataplane.nftables.readback import read_held
-from pointsman.dataplane.nftables.structure import read_structure
-from pointsman.dataplane.nftables.wire import WireDraft, first_told
+from pointsman.dataplane.nftables.structure import SETS_KEY, read_structure, sets_checksum
+from pointsman.dataplane.nftables.wire import WireDraft, first_told, read_elements
 from pointsman.dataplane.protocol import DataplaneError, PlainDataplane, Support, Written
 from pointsman.dataplane.sysctl import SYSCTL_ROOT
-from pointsman.model.plan import IPV4, IPV6, NODE_PORT, Answer, Backend, Frontend, NodeSettings, Plan, Pool
+from pointsman.model.plan import (
+    IPV4,
+    IPV6,
+    NODE_PORT,
+    Answer,
+    Backend,
+    Frontend,
+    IpvsSettings,
+    NodeSettings,
+    Plan,
+    Pool,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -91,6 +101,8 @@ class IpvsDataplane(PlainDataplane):
         self._made_local: Mapping[Family, frozenset[bytes]] = {family: frozenset() for family in _FAMILIES}
         self._next_look = self._next_check = 0.0
         self._disturbed = False
+        self._retired = False
+        self._carried = 0
 
     def support(self) -> Support:
         """See `Dataplane.support`."""
@@ -100,7 +112,8 @@ class IpvsDataplane(PlainDataplane):
         return Support(available=True, schedulers=self._kernel.schedulers())
 
     def adopt(self, plan: Plan) -> Written:
-        """See `Dataplane.adopt`."""
+        """See `Dataplane.adopt`; one that had retired is in force again, and what drains goes on to drain."""
+        self._retired = False
         try:
             return self._adopt(plan)
         except OSError as error:
@@ -152,7 +165,7 @@ class IpvsDataplane(PlainDataplane):
             if now >= self._next_look and (self._servers.draining or self._servers.closing):
                 self._next_look = now + _DRAIN_PAUSE
                 self._finish()
-            if now >= self._next_check:
+            if now >= self._next_check and not self._retired:
                 self._next_check = now + self._settings.sync_period
                 self._disturbed = self._disturbed or not self._is_intact()
         except OSError as error:
@@ -169,6 +182,25 @@ class IpvsDataplane(PlainDataplane):
         except OSError as error:
             raise DataplaneError(f"IPVS can't be read: {error}") from error
 
+    def retire(self, limit: float) -> None:
+        """See `Dataplane.retire`: virtual servers stay for the connections that they carry, UDP flows included.
+
+        New connections are translated before they could come here. What an agent before this one left is found in the
+        sets.
+        """
+        self._retired = True
+        try:
+            if self._kernel.has_ipvs():
+                self._retire(limit)
+            else:
+                self.cleanup()
+        except OSError as error:
+            raise DataplaneError(f"IPVS: {error}") from error
+
+    def carried(self) -> int:
+        """See `Dataplane.carried`; as `retire` or `tend` saw it last."""
+        return self._carried
+
     def cleanup(self) -> None:
         """Delete our virtual servers, routes and tables."""
         try:
@@ -184,13 +216,39 @@ class IpvsDataplane(PlainDataplane):
 
     def _remove_servers(self) -> None:
         held = self._kernel.servers()
-        ours = [key for key in self._recorded() if key in held]
-        # As UDP's: nobody waits for connections here.
-        self._servers.adopt({key: Held(*held[key], "udp") for key in ours})
+        records = self._written() | self._recorded()
+        self._servers.adopt({key: Held(*held[key], spot.protocol) for key, spot in records.items() if key in held})
+        self._drop(list(self._servers.held))
+
+    def _drop(self, keys: Iterable[ServerKey]) -> None:
+        """Delete virtual servers with all that they carry.
+
+        Raises:
+            DataplaneError: the kernel refused.
+        """
         refused: dict[str, str] = {}
-        self._run(self._servers.change((), ours), refused)
+        self._run(self._servers.drop(keys), refused)
         if refused:
             raise DataplaneError("; ".join(refused.values()))
+
+    def _retire(self, limit: float) -> None:
+        """Let go at once what no connection needs, and the rest when its connections have ended."""
+        settings = NodeSettings(drop_invalid=False, ipvs=IpvsSettings(graceful_termination=limit))
+        held, known = self._kernel.servers(), {family: self._known(family) for family in _FAMILIES}
+        self._made_local = {family: made_local(known[family]) for family in _FAMILIES}
+        records = self._written() | self._recorded()
+        self._servers.adopt({key: Held(*held[key], spot.protocol) for key, spot in records.items() if key in held})
+        connections = self._kernel.connections(self._servers.held.keys())
+        self._drop([key for key, counts in connections.items() if not any(counts.values())])
+        self._servers.patient = True
+        spots = {records[key] for key in self._servers.held}
+        places = Places(settings, self._kernel.watch.read())
+        for family in _FAMILIES:
+            # Before the route of their whole network goes.
+            alone = {places.lone_route(family, s.address) for s in spots if s.family == family and not self._was_own(s)}
+            self._kernel.change_routes(family, alone, ())
+        self._adopt(Plan({}, settings))
+        self._carried = sum(sum(connections[key].values()) for key in self._servers.held)
 
     def close(self) -> None:
         """Close the sockets."""
@@ -205,23 +263,25 @@ class IpvsDataplane(PlainDataplane):
         self._kernel.prepare(settings.ipvs)
         self._disturbed, self._settings, self._answers = False, settings, dict(plan.answers)
         self._places = Places(settings, self._kernel.watch.read())
-        self._servers.limit = settings.ipvs.graceful_termination
+        self._servers.limit, self._servers.patient = settings.ipvs.graceful_termination, self._retired
         self._next_check = self._clock() + settings.sync_period
+        known = {family: self._former(family) for family in _FAMILIES}
         found = {family: self._fixed[family].look(drop_invalid=settings.drop_invalid).held for family in _FAMILIES}
+        known = {family: known[family] or found[family] for family in _FAMILIES}
         held = self._kernel.servers()
         records = self._written() | {
-            key: f for family in _FAMILIES for key, f in records_of(family, found[family]).items()
+            key: f for family in _FAMILIES for key, f in records_of(family, known[family]).items()
         }
         strangers = frozenset(held.keys() - records.keys())
         taken = frozenset(key.mark for key in strangers)
         self._marks = {
-            family: Marks(family, self._tables[family].marks() | marks_of(family, found[family]), taken)
+            family: Marks(family, self._tables[family].marks() | marks_of(family, known[family]), taken)
             for family in _FAMILIES
         }
         self._servers.adopt({key: Held(*held[key], f.protocol) for key, f in records.items() if key in held})
         count, refused = _Count(self._servers), dict[str, str]()
         self._lost.clear()
-        self._made_local = {family: made_local(found[family]) for family in _FAMILIES}
+        self._made_local = {family: made_local(known[family]) for family in _FAMILIES}
         spots = self._spots(self._answers) | {records[key] for key in self._servers.held}
         entries = self._entries(spots, strangers, refused)
         for family in _FAMILIES:
@@ -287,22 +347,26 @@ class IpvsDataplane(PlainDataplane):
         marks = self._marks[spot.family]
         own = spot.address in self._places.own
         if answer is None:
-            known = self._tables[spot.family].entries.get(spot)
             if not any(key in self._servers.held for key in self._keys(spot)):
                 marks.release(spot)
                 return None
             self._leaving.add(spot)
-            if known is not None:
-                # What the node had by itself is not made local, even when it has left the node meanwhile.
-                return Entry(known.answer, known.own, marks.of(spot), closing=True)
-            own = address_octets(spot.family, spot.address) not in self._made_local[spot.family]
-            return Entry(_NOBODY, own, marks.of(spot), closing=True)
+            known = self._tables[spot.family].entries.get(spot)
+            was = _NOBODY if known is None else known.answer
+            return Entry(was, self._was_own(spot), marks.of(spot), closing=True, silent=self._retired)
         if answer.outside is not None:
             return Entry(answer, own, marks.take(spot))
         if marks.of(spot):
             # The clients inside had another pool until now; their virtual server stays for their connections.
             self._leaving.add(spot)
         return Entry(answer, own, marks.of(spot))
+
+    def _was_own(self, spot: Frontend) -> bool:
+        """Tell whether the node had a spot's address by itself: that stays so even when it has left the node."""
+        known = self._tables[spot.family].entries.get(spot)
+        if known is not None:
+            return known.own
+        return address_octets(spot.family, spot.address) not in self._made_local[spot.family]
 
     def _adopt_sets(
         self,
@@ -316,8 +380,9 @@ class IpvsDataplane(PlainDataplane):
         wanted = {spot: entry for spot, entry in entries.items() if spot.family == family and entry is not None}
         change = table.adoption(wanted, self._places.settings, found, draft)
         table.accept(change)
-        # Routes go before the rules that guard their addresses.
-        self._kernel.change_routes(family, (), self._kernel.routes.read(family) - self._routes_of(table))
+        # Routes go before the rules that guard their addresses, but for those in place of which a wider one comes.
+        gone = self._kernel.routes.read(family) - self._routes_of(table)
+        self._kernel.change_routes(family, (), {each for each in gone if not self._places.covers(family, each)})
         self._commit(family, draft, count)
         self._tables[family] = table
         self._fixed[family].seal(drop_invalid=settings.drop_invalid)
@@ -384,6 +449,7 @@ class IpvsDataplane(PlainDataplane):
         found = self._kernel.routes.sources(family)
         wrong = {network for network in wanted & found.keys() if found[network] != source}
         self._kernel.change_routes(family, wrong | (wanted - found.keys()), wrong)
+        self._kernel.change_routes(family, (), found.keys() - wanted)
 
     def _has_routes(self, family: Family) -> bool:
         """Tell whether our routes are those that they have to be."""
@@ -400,6 +466,7 @@ class IpvsDataplane(PlainDataplane):
         counts = self._kernel.connections({key for key, _ in self._servers.draining})
         refused: dict[str, str] = {}
         self._run(self._servers.finish(counts), refused)
+        self._carried = sum(counts.get(key, {}).get(real, 0) for key, real in self._servers.draining)
         self._disturbed = self._disturbed or bool(refused)
         self._sweep(_Count(self._servers), refused)
 
@@ -432,11 +499,23 @@ class IpvsDataplane(PlainDataplane):
 
     def _recorded(self) -> dict[ServerKey, Frontend]:
         """Read which virtual servers are ours."""
-        found: dict[ServerKey, Frontend] = {}
-        for family in _FAMILIES:
-            if read_structure(self._port.wire, SCHEMA, family) is not None:
-                found |= records_of(family, read_held(self._port.wire, SCHEMA, family))
-        return found
+        return {key: spot for f in _FAMILIES for key, spot in records_of(f, self._known(f)).items()}
+
+    def _known(self, family: Family) -> Mapping[str, Elements]:
+        """Read the sets that say what is ours; without a table there is none."""
+        return {name: self._elements(family, name) for name in RECORDS}
+
+    def _former(self, family: Family) -> Mapping[str, Elements]:
+        """Read the same from a table that another release made and that can't stay; else nothing."""
+        known = read_structure(self._port.wire, SCHEMA, family)
+        is_ours = known is None or known.get(SETS_KEY) == sets_checksum(SCHEMA, family)
+        return {} if is_ours else self._known(family)
+
+    def _elements(self, family: Family, name: str) -> Elements:
+        try:
+            return read_elements(self._port.wire, SCHEMA, family, name)
+        except FileNotFoundError:
+            return {}
 
     def _is_intact(self) -> bool:
         """Tell whether IPVS and the routes hold what we wrote there, and the node has the addresses that it had."""

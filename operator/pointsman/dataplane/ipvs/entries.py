@@ -40,12 +40,14 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
         own: the address is one that the node has anyway, so that other ports there are not ours to refuse.
         mark: the firewall mark of clients inside, or 0.
         closing: the frontend is gone; its virtual servers stay for the connections that they carry.
+        silent: another mode decides about new connections there.
     """
 
     answer: Answer
     own: bool = False
     mark: int = 0
     closing: bool = False
+    silent: bool = False
 
 
 class Wanted(msgspec.Struct, frozen=True, gc=False):
@@ -93,7 +95,8 @@ def elements(frontend: Frontend, entry: Entry) -> Iterator[Element]:
     if entry.mark:
         yield "marks", key, number(entry.mark)
     if entry.closing:
-        yield "refused", key, b""
+        if not entry.silent:
+            yield "refused", key, b""
         return
     if closed := _closed(everybody):
         yield closed, key, b""

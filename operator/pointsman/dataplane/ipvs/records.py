@@ -7,7 +7,7 @@ mark in the map ``marks`` likewise.
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from pointsman.dataplane.ipvs.entries import key_of
 from pointsman.dataplane.ipvs.objects import ServerKey
@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 
     from pointsman.dataplane.nftables.wire import Elements
     from pointsman.model.plan import Family, Frontend
+
+
+RECORDS: Final = ("frontends", "marks", "cluster-ips", "external-ips")
+"""The sets that say what is ours; a release that changes the form of one of them loses what the one before it made."""
 
 
 def records_of(family: Family, held: Mapping[str, Elements]) -> dict[ServerKey, Frontend]:

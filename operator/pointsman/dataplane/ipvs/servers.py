@@ -8,6 +8,8 @@ The rules of a graceful end, for real servers that are not wanted any more:
 * With a scheduler that refuses clients for the sake of a weight of 0 (`RIGID`): deleted at once, too.
 * A virtual server that is not wanted any more goes with the last of its real servers. New connections are refused
   by the rules meanwhile.
+* Once another mode decides, every real server waits for its connections, whatever its protocol and scheduler: nobody
+  comes who could be refused, and no UDP client has to be sent elsewhere.
 """
 
 from __future__ import annotations
@@ -74,6 +76,7 @@ class Servers:
         held: what the kernel holds.
         draining: real servers that wait for their connections' end, and when the wait is over.
         limit: seconds for which such a real server may keep its connections.
+        patient: it may keep those of any protocol.
         added, removed: virtual and real servers that came and went with all `change`s.
     """
 
@@ -82,6 +85,7 @@ class Servers:
         self.held: dict[ServerKey, Held] = {}
         self.draining: dict[tuple[ServerKey, Real], float] = {}
         self.limit = 900.0
+        self.patient = False
         self.added = 0
         self.removed = 0
         self._closing: set[ServerKey] = set()
@@ -123,6 +127,17 @@ class Servers:
                 held.server = each.server
                 commands.append(Command(wire.set_service(key, each.server), key, CHANGE))
             self._change_reals(key, held, each.reals, commands)
+        return commands
+
+    def drop(self, keys: Iterable[ServerKey]) -> list[Command]:
+        """Return the commands that delete virtual servers with all that they carry."""
+        commands: list[Command] = []
+        for key in keys:
+            self.removed += len(self.held[key].reals)
+            self._remove(key, commands)
+            for at in [at for at in self.draining if at[0] == key]:
+                del self.draining[at]
+            self._closing.discard(key)
         return commands
 
     def finish(self, connections: Mapping[ServerKey, Mapping[Real, int]]) -> list[Command]:
@@ -175,7 +190,8 @@ class Servers:
 
     def _dismiss(self, key: ServerKey, held: Held, real: Real, commands: list[Command]) -> None:
         """Let a real server go: at once, or when its connections have ended."""
-        if held.protocol != _GRACEFUL or held.server.scheduler in RIGID:
+        is_hasty = held.protocol != _GRACEFUL or held.server.scheduler in RIGID
+        if is_hasty and not self.patient:
             self._remove_real(key, real, commands)
             return
         if held.reals[real]:

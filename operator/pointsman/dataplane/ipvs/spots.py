@@ -82,6 +82,11 @@ class Places:
             return ""
         return f"{address}/{32 if family == IPV4 else 128}"
 
+    def covers(self, family: Family, network: str) -> bool:
+        """Tell whether a network is a part of one of cluster IPs that is made local as a whole."""
+        inner = ipaddress.ip_network(network)
+        return any(first <= int(inner[0]) and int(inner[-1]) <= last for first, last in self._bounds[family])
+
     def is_node_port(self, spot: Frontend) -> bool:
         """Tell whether node ports answer at a spot's address."""
         return spot.address in self.node_ports[spot.family]
