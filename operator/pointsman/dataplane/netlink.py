@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    import re
+    from collections.abc import Callable, Iterator, Sequence
 
 NETLINK_NETFILTER: Final = 12
 NFNL_SUBSYS_NFTABLES: Final = 10
@@ -243,6 +244,14 @@ class NftMonitor:
     def heard(self, table: str) -> bool:
         """Tell whether anything in a table of this name changed since the last call (or too much was missed)."""
         name = table.encode() + b"\0"
+        # Every nf_tables object names its table in attribute 1, the first one.
+        return self._heard(lambda body: name == next((v for k, v in attributes(body, 4) if k == 1), b""))
+
+    def heard_naming(self, words: re.Pattern[bytes]) -> bool:
+        """Tell whether anything changed since the last call that has such words in it, wherever they stand."""
+        return self._heard(lambda body: words.search(body) is not None)
+
+    def _heard(self, concerns_us: Callable[[memoryview], bool]) -> bool:
         found = False
         while True:
             try:
@@ -254,10 +263,7 @@ class NftMonitor:
                     raise
                 found = True
                 continue
-            # Every nf_tables object names its table in attribute 1, the first one.
-            found = found or any(
-                name == next((v for k, v in attributes(b, 4) if k == 1), b"") for *_, b in _messages(data)
-            )
+            found = found or any(concerns_us(body) for *_, body in _messages(data))
 
     def close(self) -> None:
         """Close the socket."""
