@@ -69,8 +69,25 @@ def load(
     from pointsman.policy.planner import Planner  # noqa: PLC0415 (as above)
 
     own = find_own()
-    planner = Planner(node_name, config=_config(config) if config is not None else None, own_schedulers=own.schedulers)
-    problems: list[Problem] = [*own.problems]
+    planner = Planner(
+        node_name, config=config_of(config) if config is not None else None, own_schedulers=own.schedulers
+    )
+    problems = (*own.problems, *put_files(planner, files))
+    planner.resolve()
+    chosen = mode or planner.config.mode
+    # What a mode of somebody's own has, only its node can say: all that is asked for is taken for good.
+    planner.use(chosen, schedulers_of(chosen) or ("random", *sorted(planner.wanted_schedulers())))
+    planner.take()
+    return planner, (*problems, *planner.problems)
+
+
+def put_files(planner: Planner, files: Iterable[Path]) -> tuple[Problem, ...]:
+    """Read manifests into a planner; return everything that is wrong with them.
+
+    Raises:
+        LoadError: a file cannot be read, or no file has an object.
+    """
+    problems: list[Problem] = []
     empty = True
     for obj, found in _objects(files):
         problems += found
@@ -80,15 +97,15 @@ def load(
     if empty:
         report(problems)
         raise LoadError("no object could be read from what -f names; name manifests of Services and EndpointSlices")
-    planner.resolve()
-    chosen = mode or planner.config.mode
-    # What a mode of somebody's own has, only its node can say: all that is asked for is taken for good.
-    planner.use(chosen, schedulers_of(chosen) or ("random", *sorted(planner.wanted_schedulers())))
-    planner.take()
-    return planner, (*problems, *planner.problems)
+    return tuple(problems)
 
 
-def _config(path: Path) -> NodeConfiguration:
+def config_of(path: Path) -> NodeConfiguration:
+    """Read the file of `--config`.
+
+    Raises:
+        LoadError: it holds no valid ProxyConfig, or cannot be read.
+    """
     from pointsman.agent.startup import AgentError, read_config  # noqa: PLC0415 (as above)
 
     try:
