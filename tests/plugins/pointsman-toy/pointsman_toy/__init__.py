@@ -1,0 +1,1 @@
+"""A dataplane and schedulers for Pointsman, to begin with."""
