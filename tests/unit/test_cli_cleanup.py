@@ -35,6 +35,7 @@ class Machine:
     def __init__(self) -> None:
         self.held: dict[str, list[Leftover]] = {"nftables": [], "ipvs": []}
         self.plugin_has_traces = False
+        self.iptables_has_traces = True
         self.kube_proxy: list[Leftover] = []
         self.did: list[str] = []
         self.comes_back = False
@@ -44,10 +45,14 @@ class Machine:
         found = self.held.get(mode)
         return None if found is None else list(found)
 
-    def kernel(self) -> Kernel:
+    def kernel(self, own: object = None) -> Kernel:
+        assert own is not None, "packages of others are looked for"
         modes = (*self.held, "example.com/toy")
         openers = {mode: lambda mode=mode: FakeDataplane(self, mode) for mode in modes}
-        return Kernel(openers, None, None, lambda _mode: self.plugin_has_traces)  # type: ignore[arg-type]
+        return Kernel(openers, None, None, self.traces)  # type: ignore[arg-type]
+
+    def traces(self, mode: str) -> bool:
+        return self.iptables_has_traces if mode == "iptables" else self.plugin_has_traces
 
 
 class FakeDataplane:
@@ -168,13 +173,22 @@ def test_chains_of_our_own_mode_iptables_are_not_taken_for_kube_proxys(machine: 
     assert machine.held["iptables"] == [CHAINS]
 
 
-def test_a_mode_from_elsewhere_is_cleaned_up_by_its_traces(machine: Machine) -> None:
+def test_chains_of_kube_proxy_are_not_taken_for_those_of_our_mode_iptables(machine: Machine) -> None:
+    machine.held["iptables"] = [CHAINS]
+    machine.iptables_has_traces = False
+    machine.kube_proxy = [CHAINS]
+    assert clean().output == "nothing to remove\n"
+    assert "kube-proxy: removed" in clean("--kube-proxy").output
+    assert machine.did == ["kube-proxy"]
+
+
+def test_a_mode_from_elsewhere_is_asked_to_clean_up_where_it_may_have_left_something(machine: Machine) -> None:
     assert clean("--mode", "example.com/toy").output == "nothing to remove\n"
     machine.plugin_has_traces = True
-    machine.held["example.com/toy"] = []
-    del machine.held["example.com/toy"]
-    result = clean("--mode", "example.com/toy", "--dry-run")
-    assert result.output == "example.com/toy: would remove\n  traces example.com/toy\n"
+    result = clean("--mode", "example.com/toy")
+    assert result.output == "example.com/toy: removed\n  whatever its own package (example.com/toy) finds\n"
+    assert result.exit_code == 0
+    assert machine.did == ["example.com/toy", "close"]
 
 
 def test_an_unknown_mode_is_refused_with_those_that_there_are(machine: Machine) -> None:

@@ -58,12 +58,13 @@ def command(
     Stop the agent first: one that runs brings everything back. What others put there stays, and what looks like
     kube-proxy's but is needed by rules of others is named. The exit status is 1 when something could not be removed.
     """
-    from pointsman.agent.kernel import real_kernel  # noqa: PLC0415 (`pointsman --help` needs none of it)
+    from pointsman.agent.entry_points import find_own  # noqa: PLC0415 (`pointsman --help` needs none of it)
+    from pointsman.agent.kernel import real_kernel  # noqa: PLC0415 (as above)
     from pointsman.agent.startup import AgentError, check_rights  # noqa: PLC0415 (as above)
     from pointsman.cli.cleanup_text import Report  # noqa: PLC0415 (as above)
     from pointsman.dataplane.protocol import DataplaneError  # noqa: PLC0415 (as above)
 
-    kernel = real_kernel()
+    kernel = real_kernel(own=find_own().dataplanes)
     modes = _modes(kernel, mode, kube_proxy=kube_proxy)
     report = Report(dry_run=dry_run)
     try:
@@ -127,13 +128,14 @@ def _modes(kernel: Kernel, mode: str, *, kube_proxy: bool) -> list[str]:
 
 
 def _held(kernel: Kernel, mode: str) -> list[Leftover]:
-    """Return what a mode holds; of one that is not this package's own only whether it may hold anything."""
+    """Return what a mode holds; of one that is not this package's own nobody knows, so that it is asked to clean up."""
     from pointsman.dataplane.leftovers import Leftover, own  # noqa: PLC0415 (as above)
 
     found = own(mode)
     if found is None:
-        return [Leftover("traces", mode)] if kernel.traces(mode) else []
-    return found
+        return [Leftover("whatever", f"its own package ({mode}) finds")] if kernel.traces(mode) else []
+    # Chains tell by their names alone neither ours nor kube-proxy's; the mode knows more.
+    return found if mode != "iptables" or kernel.traces(mode) else []
 
 
 def _clean(kernel: Kernel, mode: str, *, dry_run: bool) -> Section:
@@ -167,7 +169,9 @@ def _check(kernel: Kernel, modes: list[str]) -> None:
     Raises:
         typer.Exit: something is still there, or there again.
     """
-    staying = {mode: held for mode in modes if (held := _held(kernel, mode))}
+    from pointsman.dataplane.leftovers import is_known  # noqa: PLC0415 (as above)
+
+    staying = {mode: held for mode in modes if is_known(mode) and (held := _held(kernel, mode))}
     for mode, held in staying.items():
         names = ", ".join(f"{each.kind} {each.name}".strip() for each in held)
         typer.echo(f"pointsman cleanup: mode {mode} has still, or again: {names}; does an agent run?", err=True)

@@ -12,17 +12,18 @@ Names and comments are those of kube-proxy 1.20 to 1.37 in its modes iptables, i
 from __future__ import annotations
 
 import re
-from collections import Counter
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from pointsman.dataplane.leftovers.found import Leftover
+from pointsman.dataplane.iptables.saved import parse, target_of
+from pointsman.dataplane.leftovers.found import Leftover, many
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
-    from collections.abc import Set as AbstractSet
+    from collections.abc import Iterable, Mapping
+
+    Rules = Mapping[str, tuple[str, ...]]
 
 _CANARY: Final = "KUBE-PROXY-CANARY"
 _MARK: Final = "KUBE-MARK-MASQ"
@@ -75,24 +76,6 @@ _JUMP: Final = re.compile(
     r" -j \S+"
 )
 """A jump as kube-proxy writes them; nothing else may be in it."""
-_QUOTED: Final = re.compile(r'"(?:\\.|[^"\\])*"')
-_TARGET: Final = re.compile(r" -[jg] (\S+)")
-_NO_POLICY: Final = "-"
-
-
-class Rule(msgspec.Struct, frozen=True, gc=False):
-    """One rule: the chain that it is in, what it leads to ("" for nothing), and itself, as ``-A CHAIN ...``."""
-
-    chain: str
-    target: str
-    text: str
-
-
-class SavedTable(msgspec.Struct):
-    """One table: its chains, in order, each with whether it is the kernel's own; and all rules."""
-
-    chains: dict[str, bool]
-    rules: list[Rule]
 
 
 class Removal(msgspec.Struct, frozen=True):
@@ -107,90 +90,67 @@ class Removal(msgspec.Struct, frozen=True):
     script: str
 
 
-def parse(saved: str) -> dict[str, SavedTable]:
-    """Read what ``iptables-save`` has printed, by table."""
-    tables: dict[str, SavedTable] = {}
-    table = SavedTable({}, [])
-    for line in saved.splitlines():
-        if line.startswith("*"):
-            table = tables.setdefault(line[1:].strip(), SavedTable({}, []))
-        elif line.startswith(":"):
-            name, policy = line[1:].split()[:2]
-            table.chains[name] = policy != _NO_POLICY
-        elif line.startswith("-A "):
-            target = _TARGET.search(_QUOTED.sub('""', line))
-            table.rules.append(Rule(line.split(" ", 2)[1], target[1] if target else "", line))
-    return tables
-
-
 def is_kube_proxys(table: str, chain: str) -> bool:
     """Tell by its name whether a chain is kube-proxy's."""
     return chain in NAMES.get(table, ()) or (table == "nat" and chain.startswith(PREFIXES))
 
 
-def removal(saved: str, place: str) -> Removal:
+def removal(listing: str, place: str) -> Removal:
     """Decide about one listing.
 
     Args:
-        saved: what ``iptables-save`` has printed.
+        listing: what ``iptables-save`` has printed.
         place: where that is, for people: ``{}`` stands for the table.
     """
+    saved = parse(listing, is_kube_proxys)
     found: list[Leftover] = []
-    scripts: list[str] = []
-    for name, table in parse(saved).items():
-        of_table, script = _of_table(name, table, place.format(name))
+    script: list[str] = []
+    for table, held in saved.held.items():
+        of_table, lines = _of_table(table, held, saved.foreign.get(table, {}), place.format(table))
         found += of_table
-        scripts += script
-    return Removal(tuple(found), "".join(f"{line}\n" for line in scripts))
+        script += lines
+    return Removal(tuple(found), "".join(f"{line}\n" for line in script))
 
 
-def _of_table(name: str, table: SavedTable, place: str) -> tuple[list[Leftover], list[str]]:
-    chains = {chain for chain in table.chains if is_kube_proxys(name, chain)}
-    if not chains:
-        return [], []
-    entries = [rule for rule in table.rules if rule.chain not in chains and rule.target in chains]
-    jumps = [rule for rule in entries if table.chains.get(rule.chain) and _is_own_jump(rule)]
-    others = [rule for rule in entries if rule not in jumps]
-    kept = _needed({rule.target for rule in others}, table.rules, chains)
-    jumps = [rule for rule in jumps if not (rule.target == _MASQUERADE and _MASQUERADE in kept)]
-    gone = [chain for chain in table.chains if chain in chains - kept]
-    found = list(_told(place, table, gone, len(jumps)))
+def _of_table(table: str, held: Rules, foreign: Rules, place: str) -> tuple[list[Leftover], list[str]]:
+    chains = {chain: rules for chain, rules in held.items() if is_kube_proxys(table, chain)}
+    entries = [rule for chain, rules in held.items() if chain not in chains for rule in rules]
+    jumps = [rule for rule in entries if _is_own_jump(rule)]
+    others = [rule for rule in entries if not _is_own_jump(rule)]
+    others += [rule for rules in foreign.values() for rule in rules]
+    kept = _needed(map(target_of, others), chains)
+    if _MASQUERADE in kept:
+        jumps = [rule for rule in jumps if target_of(rule) != _MASQUERADE]
+    gone = sorted(chains.keys() - kept)
+    found: list[Leftover] = []
+    if gone or jumps:
+        rules = sum(len(chains[chain]) for chain in gone)
+        detail = f"{many(rules, 'rule')}, {many(len(jumps), 'jump')} to them"
+        found.append(Leftover("chains", place, members=tuple(gone), detail=detail))
     if kept:
-        reason = f"rules of others lead there: {'; '.join(rule.text for rule in others)}"
+        reason = f"rules of others lead there: {'; '.join(others)}"
         found.append(Leftover("chains", place, members=tuple(sorted(kept)), kept=reason))
     if not gone and not jumps:
         return found, []
-    deleted = [rule.text.replace("-A ", "-D ", 1) for rule in jumps]
+    deleted = [rule.replace("-A ", "-D ", 1) for rule in jumps]
     flushed = [f":{chain} - [0:0]" for chain in gone]
-    return found, [f"*{name}", *flushed, *deleted, *(f"-X {chain}" for chain in gone), "COMMIT"]
+    return found, [f"*{table}", *flushed, *deleted, *(f"-X {chain}" for chain in gone), "COMMIT"]
 
 
-def _is_own_jump(rule: Rule) -> bool:
-    match = _JUMP.fullmatch(rule.text)
+def _is_own_jump(rule: str) -> bool:
+    match = _JUMP.fullmatch(rule)
     return match is not None and match["comment"] in _COMMENTS
 
 
-def _needed(roots: AbstractSet[str], rules: Iterable[Rule], chains: AbstractSet[str]) -> set[str]:
+def _needed(roots: Iterable[str], chains: Rules) -> set[str]:
     """Return all of kube-proxy's chains that packets of others' rules come through."""
-    ways: dict[str, set[str]] = {}
-    for rule in rules:
-        if rule.chain in chains and rule.target in chains:
-            ways.setdefault(rule.chain, set()).add(rule.target)
-    # The mark is read there: without it the packets that others have marked keep their source.
-    ways.setdefault(_MARK, set()).update({_MASQUERADE} & chains)
     found: set[str] = set()
     waiting = set(roots)
     while waiting:
         chain = waiting.pop()
         found.add(chain)
-        waiting |= ways.get(chain, set()) - found
+        ways = {target_of(rule) for rule in chains[chain]}
+        # The mark is read there: without it the packets that others have marked keep their source.
+        ways |= {_MASQUERADE} if chain == _MARK else set()
+        waiting |= (ways & chains.keys()) - found
     return found
-
-
-def _told(place: str, table: SavedTable, gone: list[str], jumps: int) -> Iterator[Leftover]:
-    if not gone and not jumps:
-        return
-    inside = Counter(rule.chain for rule in table.rules)
-    rules = sum(inside[chain] for chain in gone)
-    detail = f"{rules} {'rule' if rules == 1 else 'rules'}, {jumps} {'jump' if jumps == 1 else 'jumps'} to them"
-    yield Leftover("chains", place, members=tuple(sorted(gone)), detail=detail)

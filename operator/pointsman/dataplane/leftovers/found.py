@@ -21,3 +21,8 @@ class Leftover(msgspec.Struct, frozen=True, omit_defaults=True):
     members: tuple[str, ...] = ()
     detail: str = ""
     kept: str = ""
+
+
+def many(number: int, noun: str) -> str:
+    """Count things for people: ``1 rule``, ``2,345 rules``."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from pointsman.dataplane.leftovers import chains, virtual_servers, xtables
+from pointsman.dataplane.iptables.tools import Tools
+from pointsman.dataplane.iptables.variant import VARIANTS
+from pointsman.dataplane.leftovers import chains, virtual_servers
 from pointsman.dataplane.leftovers.device import Device
 from pointsman.dataplane.leftovers.found import Leftover
 from pointsman.dataplane.leftovers.ipsets import Ipsets
@@ -19,16 +21,15 @@ from pointsman.model.plan import IPV4, IPV6
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from pointsman.dataplane.iptables.variant import Variant
     from pointsman.dataplane.ipvs.objects import ServerKey
-    from pointsman.dataplane.leftovers.xtables import Variant
     from pointsman.model.plan import Family
 
 TABLE: Final = "kube-proxy"
 """Of its mode nftables, for each IP family."""
 
 _FAMILIES: Final[tuple[Family, ...]] = (IPV4, IPV6)
-_PLACES: Final = {IPV4: "table {} of iptables-", IPV6: "table {} of ip6tables-"}
-_PAIRS: Final[tuple[tuple[Variant, Family], ...]] = tuple((v, f) for v in xtables.VARIANTS for f in _FAMILIES)
+_COMMANDS: Final = {IPV4: "iptables", IPV6: "ip6tables"}
 _OTHERS: Final = (
     "neither at an address of kube-ipvs0 nor at a node port that stands in kube-proxy's ipsets: somebody else's"
 )
@@ -78,10 +79,8 @@ class KubeProxy:
         found = self.find()
         try:
             virtual_servers.delete(self._servers()[0])
-            for variant, family in self._places():
-                script = _decide(variant, family).script
-                if script:
-                    xtables.restore(variant, family, script)
+            for tools, family in self._places():
+                _remove_chains(tools, family)
             # Sets go behind the rules that look into them. They tell whose virtual servers are, so those go first.
             busy = self._ipsets.remove()
             self._device.remove()
@@ -105,10 +104,10 @@ class KubeProxy:
     def _find_rules(self) -> Iterator[Leftover]:
         if self._chains_are_ours:
             yield Leftover("chains", "KUBE-…", kept=self._chains_are_ours)
-        for variant, family in self._places():
-            yield from _decide(variant, family).found
-        for variant, family in self._unseen():
-            yield Leftover("chains", _PLACES[family].format("…") + variant, kept=_NO_TOOLS)
+        for tools, family in self._places():
+            yield from _decide(tools, family).found
+        for tools, family in self._unseen():
+            yield Leftover("chains", place_of(tools.variant, family).format("…"), kept=_NO_TOOLS)
         yield from self._ipsets.find()
         yield from self._device.find()
         yield from find_tables(self._wire, TABLE)
@@ -127,30 +126,40 @@ class KubeProxy:
         )
         return virtual_servers.split(keys, marks)
 
-    def _places(self) -> list[tuple[Variant, Family]]:
+    def _places(self) -> list[tuple[Tools, Family]]:
         """Return where chains are to be looked for."""
-        return [] if self._chains_are_ours else [place for place in _PAIRS if _is_used(place) and _is_seen(place)]
+        return [] if self._chains_are_ours else [(t, f) for t, f in self._used() if t.is_installed]
 
-    def _unseen(self) -> list[tuple[Variant, Family]]:
+    def _unseen(self) -> list[tuple[Tools, Family]]:
         """Return where chains may be that nothing on this node can list."""
-        unseen = [place for place in _PAIRS if _is_used(place) and not _is_seen(place)]
         return [
-            (variant, family)
-            for variant, family in unseen
-            if variant == "legacy" or any(has_table(self._wire, family, name) for name in chains.NAMES)
+            (tools, family)
+            for tools, family in self._used()
+            if not tools.is_installed
+            and (tools.variant == "legacy" or any(has_table(self._wire, family, name) for name in chains.NAMES))
         ]
 
-
-def _is_used(place: tuple[Variant, Family]) -> bool:
-    return xtables.has_tables(*place)
-
-
-def _is_seen(place: tuple[Variant, Family]) -> bool:
-    return xtables.has_program(*place)
+    def _used(self) -> Iterator[tuple[Tools, Family]]:
+        for variant in VARIANTS:
+            tools = Tools(variant)
+            yield from ((tools, family) for family in _FAMILIES if tools.is_used(family))
 
 
-def _decide(variant: Variant, family: Family) -> chains.Removal:
-    return chains.removal(xtables.save(variant, family), _PLACES[family] + variant)
+def place_of(variant: Variant, family: Family) -> str:
+    """Say where chains are; ``{}`` stands for the table."""
+    return f"table {{}} of {_COMMANDS[family]}-{variant}"
+
+
+def _decide(tools: Tools, family: Family) -> chains.Removal:
+    return chains.removal(tools.save(family), place_of(tools.variant, family))
+
+
+def _remove_chains(tools: Tools, family: Family) -> None:
+    script = _decide(tools, family).script
+    failure = tools.restore(family, script) if script else None
+    if failure is not None:
+        line = script.splitlines()[failure.line - 1] if failure.line else "kube-proxy's chains"
+        raise DataplaneError(f"{_COMMANDS[family]}-{tools.variant}-restore refused {line!r}: {failure.text}")
 
 
 def _node_addresses() -> frozenset[str]:

@@ -6,7 +6,7 @@ import errno
 from collections import Counter
 from typing import TYPE_CHECKING, Final
 
-from pointsman.dataplane.leftovers.found import Leftover
+from pointsman.dataplane.leftovers.found import Leftover, many
 from pointsman.dataplane.netlink import Message, NftSocket, attributes, string
 from pointsman.dataplane.nftables.skeleton import ip_of
 from pointsman.dataplane.nftables.wire import DELTABLE, GETCHAIN, GETSET, GETSETELEM, GETTABLE, af
@@ -65,7 +65,7 @@ def _describe(wire: NftSocket, family: Family, name: str) -> Leftover:
     chains = sum(1 for _ in _of_table(wire, GETCHAIN, family, name))
     sets = [fields[_NAME_OF_SET] for fields in _of_table(wire, GETSET, family, name)]
     elements = sum(_count(wire, family, name, each) for each in sets)
-    detail = f"{_many(chains, 'chain')}, {_many(elements, 'element')} of {_many(len(sets), 'set')}"
+    detail = f"{many(chains, 'chain')}, {many(elements, 'element')} of {many(len(sets), 'set')}"
     return Leftover("table", f"{ip_of(family)} {name}", detail=detail)
 
 
@@ -85,7 +85,3 @@ def _count(wire: NftSocket, family: Family, table: str, set_name: bytes) -> int:
             if kind == _ELEMENTS:
                 found[kind] += sum(1 for _ in attributes(value))
     return found.total()
-
-
-def _many(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

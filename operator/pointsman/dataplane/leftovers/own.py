@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from pointsman.dataplane.iptables.names import is_own
+from pointsman.dataplane.iptables.saved import parse
+from pointsman.dataplane.iptables.tools import Tools
+from pointsman.dataplane.iptables.variant import VARIANTS
 from pointsman.dataplane.ipvs.routes import LocalRoutes
 from pointsman.dataplane.leftovers import virtual_servers
-from pointsman.dataplane.leftovers.found import Leftover
+from pointsman.dataplane.leftovers.found import Leftover, many
+from pointsman.dataplane.leftovers.kube_proxy import place_of
 from pointsman.dataplane.leftovers.nft_tables import find_tables
 from pointsman.dataplane.netlink import NftSocket
 from pointsman.dataplane.protocol import DataplaneError
 from pointsman.model.plan import IPV4, IPV6
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from pointsman.model.plan import Family
 
@@ -44,12 +49,35 @@ def own(mode: str) -> list[Leftover] | None:
         wire.close()
 
 
+def is_known(mode: str) -> bool:
+    """Tell whether `own` knows a mode."""
+    return mode in _LOOKS
+
+
 def _nftables(wire: NftSocket) -> list[Leftover]:
     return find_tables(wire, "pointsman")
 
 
 def _userspace(wire: NftSocket) -> list[Leftover]:
     return find_tables(wire, "pointsman-userspace")
+
+
+def _iptables(_wire: NftSocket) -> list[Leftover]:
+    found = []
+    for variant in VARIANTS:
+        tools = Tools(variant)
+        for family in _FAMILIES:
+            if tools.is_installed and tools.is_used(family):
+                found += list(_chains(tools, family))
+    return found
+
+
+def _chains(tools: Tools, family: Family) -> Iterator[Leftover]:
+    for table, held in parse(tools.save(family), is_own).held.items():
+        chains = {chain: rules for chain, rules in held.items() if is_own(table, chain)}
+        detail = many(sum(map(len, chains.values())), "rule")
+        place = place_of(tools.variant, family).format(table)
+        yield Leftover("chains", place, members=tuple(sorted(chains)), detail=detail)
 
 
 def _ipvs(wire: NftSocket) -> list[Leftover]:
@@ -73,5 +101,6 @@ def _routes() -> tuple[str, ...]:
 _LOOKS: Final[Mapping[str, Callable[[NftSocket], list[Leftover]]]] = {
     "nftables": _nftables,
     "ipvs": _ipvs,
+    "iptables": _iptables,
     "userspace": _userspace,
 }
