@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, cast
 
+from pointsman.dataplane.iptables import IptablesDataplane
+from pointsman.dataplane.iptables.tools import Tools
 from pointsman.dataplane.ipvs import IpvsDataplane
 from pointsman.dataplane.nftables import NftablesDataplane
 
@@ -12,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pointsman.api.names import Mode
+    from pointsman.dataplane.iptables.variant import Variant
     from pointsman.dataplane.protocol import Dataplane
     from pointsman.lab.network import Host
 
@@ -21,13 +24,23 @@ def open_dataplane(node: Host, mode: Mode, *, clock: Callable[[], float] = time.
     with node.namespace.entered():
         if mode == "nftables":
             return NftablesDataplane()
+        if mode == "iptables":
+            return cast("Dataplane", _Entered(IptablesDataplane(clock=clock), node))
         return cast("Dataplane", _Entered(IpvsDataplane(clock=clock), node))
+
+
+def open_iptables(
+    node: Host, variant: Variant, *, clock: Callable[[], float] = time.monotonic
+) -> IptablesDataplane:  # fmt: skip
+    """Open a dataplane of one variant of iptables, whatever the node uses."""
+    with node.namespace.entered():
+        return cast("IptablesDataplane", _Entered(IptablesDataplane(clock, lambda: Tools(variant)), node))
 
 
 class _Entered:
     """A dataplane of which every call is made in a node's namespace: some of the kernel's files are the caller's."""
 
-    def __init__(self, dataplane: IpvsDataplane, node: Host) -> None:
+    def __init__(self, dataplane: Dataplane, node: Host) -> None:
         self._dataplane = dataplane
         self._node = node
 

@@ -14,7 +14,7 @@ from pointsman.dataplane.conntrack import Conntrack
 from pointsman.dataplane.netlink import NftSocket, string
 from pointsman.dataplane.nftables import NftablesDataplane
 from pointsman.dataplane.nftables.wire import GETTABLE
-from pointsman.dataplane.sysctl import SYSCTL_ROOT, apply_conntrack, apply_ipvs, check_forwarding
+from pointsman.dataplane.sysctl import SYSCTL_ROOT, apply_conntrack, apply_iptables, apply_ipvs, check_forwarding
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -44,18 +44,25 @@ def real_kernel(
 
         return IpvsDataplane(sysctl_root, time.monotonic)
 
+    def open_iptables() -> Dataplane:
+        from pointsman.dataplane.iptables import IptablesDataplane  # noqa: PLC0415 (as above)
+
+        return IptablesDataplane(time.monotonic)
+
     def set_sysctls(
         config: NodeConfiguration, families: frozenset[Family], mode: Mode
     ) -> tuple[Problem, ...]:  # fmt: skip
         for_ipvs = apply_ipvs(config.ipvs, sysctl_root, platform.release()) if mode == "ipvs" else ()
+        for_iptables = apply_iptables(config.iptables, sysctl_root) if mode == "iptables" else ()
         return (
             *apply_conntrack(config.conntrack, sysctl_root),
             *for_ipvs,
+            *for_iptables,
             *check_forwarding(families, sysctl_root),
         )
 
     return Kernel(
-        dataplanes={"nftables": NftablesDataplane, "ipvs": open_ipvs, **own},
+        dataplanes={"nftables": NftablesDataplane, "ipvs": open_ipvs, "iptables": open_iptables, **own},
         conntrack=Conntrack,
         sysctls=set_sysctls,
         traces=_may_have_traces,
@@ -63,6 +70,10 @@ def real_kernel(
 
 
 def _may_have_traces(mode: Mode) -> bool:
+    if mode == "iptables":
+        from pointsman.dataplane.iptables.dataplane import has_traces  # noqa: PLC0415 (as above)
+
+        return has_traces()
     return mode != "ipvs" or _IPVS_LISTING.exists() or _has_table("pointsman-ipvs")
 
 

@@ -19,7 +19,7 @@ from pointsman.model.problems import Problem
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
 
-    from pointsman.api.proxyconfig import Conntrack, Ipvs
+    from pointsman.api.proxyconfig import Conntrack, Iptables, Ipvs
     from pointsman.model.plan import Family
 
 SYSCTL_ROOT: Final = Path("/proc/sys")
@@ -27,6 +27,7 @@ SYSCTL_ROOT: Final = Path("/proc/sys")
 _PREFIX: Final = "net.netfilter.nf_conntrack_"
 _ENTRIES_FOR_EACH_BUCKET: Final = 4  # the kernel's own measure (nf_conntrack_init_start), and kube-proxy's
 _FORWARDING: Final[Mapping[Family, str]] = {4: "net.ipv4.ip_forward", 6: "net.ipv6.conf.all.forwarding"}
+_LOCALNET: Final = "net.ipv4.conf.all.route_localnet"
 _MODULE_REMEDY: Final = "load the kernel module nf_conntrack, or take the field out of the ProxyConfig"
 _IPVS: Final = "net.ipv4.vs"
 _REUSE_SINCE: Final = (4, 1)
@@ -77,6 +78,25 @@ def apply_ipvs(settings: Ipvs, root: Path, kernel_release: str) -> tuple[Problem
     if _path(root, _IPVS).is_dir():
         return problems
     return (_without_ipvs(root), *(problem for problem in problems if _IPVS not in problem.message))
+
+
+def apply_iptables(settings: Iptables, root: Path = SYSCTL_ROOT) -> tuple[Problem, ...]:
+    """Let node ports answer on loopback in the mode `iptables`, where that is asked for.
+
+    It takes ``route_localnet``, as in kube-proxy (``NewProxier`` in ``pkg/proxy/iptables/proxier.go``). It is never
+    taken back: another program on the node may need it, too.
+
+    Args:
+        settings: `spec.iptables` of the node's ProxyConfig.
+        root: where the kernel's parameters are.
+
+    Returns:
+        A problem when it could not be set. Nothing is raised.
+    """
+    if not settings.localhost_node_ports:
+        return ()
+    problem = _set(root, "spec.iptables.localhostNodePorts", _LOCALNET, 1)
+    return () if problem is None else (problem,)
 
 
 def check_forwarding(families: Collection[Family] = (4, 6), root: Path = SYSCTL_ROOT) -> tuple[Problem, ...]:

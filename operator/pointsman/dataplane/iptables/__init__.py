@@ -3,6 +3,7 @@
 Belongs here: everything that knows iptables. Must not be here: Services, policies.
 """
 
+from pointsman.dataplane.iptables.dataplane import IptablesDataplane
 from pointsman.dataplane.iptables.render import render
 
-__all__ = ["render"]
+__all__ = ["IptablesDataplane", "render"]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from collections.abc import Set as AbstractSet
 
-_SIZE: Final = 500
+SIZE: Final = 500
 """Chains in a section."""
 _COMMIT: Final = "COMMIT"
 
@@ -44,7 +44,7 @@ def whole(text: str) -> Input:
     return Input(text, range(1, len(lines) + 1), lines.count(_COMMIT))
 
 
-def cut(text: str, held: Mapping[str, AbstractSet[str]], size: int = _SIZE) -> Input:
+def cut(text: str, held: Mapping[str, AbstractSet[str]], size: int = SIZE) -> Input:
     """Cut a text into sections, when many of its chains are new.
 
     Args:
