@@ -53,6 +53,12 @@ def _nftables() -> None:
         network.router.namespace.run("nft", rules)
 
 
+def _iptables(variant: str) -> None:
+    with Network() as network:
+        network.build()
+        network.router.namespace.run(f"xtables-{variant}-multi", "iptables", "-t", "nat", "-N", "TRY")
+
+
 def _connection_tracking() -> None:
     if not Path("/proc/sys/net/netfilter/nf_conntrack_max").exists():
         raise LabError("the kernel module nf_conntrack is not loaded: modprobe nf_conntrack")
@@ -85,6 +91,8 @@ FEATURES: Final[Mapping[str, Callable[[], None]]] = {
     "network namespaces": _network_namespaces,
     "veth devices": _veth,
     "nftables": _nftables,
+    "iptables (nft)": functools.partial(_iptables, "nft"),
+    "iptables (legacy)": functools.partial(_iptables, "legacy"),
     "connection tracking": _connection_tracking,
     "IPv6": _ipv6,
     "SCTP packets": _sctp,

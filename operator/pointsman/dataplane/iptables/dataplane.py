@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from pointsman.dataplane.iptables import probing
+from pointsman.dataplane.iptables.names import NAT
 from pointsman.dataplane.iptables.pieces import SIZE, cut, whole
 from pointsman.dataplane.iptables.removal import HINT, has_hint, is_ours, removal
 from pointsman.dataplane.iptables.ruleset import Ruleset
@@ -161,7 +162,7 @@ class IptablesDataplane(PlainDataplane):
                 found[frontend] = Traffic(
                     sum(counts.get(rule, 0) for rule in counters.rules),
                     {
-                        where: ServerTraffic(sum(counts.get(rule, 0) for rule in counter.rules), counter.weight)
+                        where: ServerTraffic(sum(counts.get((NAT, rule), 0) for rule in counter.rules), counter.weight)
                         for where, counter in counters.backends.items()
                     },
                 )
