@@ -148,7 +148,7 @@ def build(network: Network, suite: Case, mode: Mode) -> Mapping[str, Host]:
             owned[address] = network.pod("client", address, node=node) if pod else network.client("outside", address)
     for case in flows(suite, mode):
         if case["output"]["verdict"] == "none" and case["destIP"] not in owned:
-            owned[case["destIP"]] = network.client("beyond", case["destIP"])
+            owned[case["destIP"]] = network.client(f"beyond-{case['destIP']}", case["destIP"])
     network.build()
     for address in {case["destIP"] for case in flows(suite, mode)} - owned.keys():
         network.route(address, via=node)
