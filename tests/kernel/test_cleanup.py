@@ -293,6 +293,22 @@ def test_the_device_goes_with_its_addresses(node: Namespace) -> None:
     assert "kube-ipvs0" not in node.run("ip", "link")
 
 
+@pytest.mark.parametrize("variant", ["nft", "legacy"])
+def test_chains_of_our_mode_iptables_are_told_from_kube_proxys(node: Namespace, variant: str) -> None:
+    restore(node, IPTABLES, program="iptables", variant="nft")
+    restore(node, IPTABLES, program="iptables", variant="legacy")
+    node.run(f"iptables-{variant}", "-t", "nat", "-N", "POINTSMAN-HINT")
+    ours, other = f"table nat of iptables-{variant}", {"nft": "legacy", "legacy": "nft"}[variant]
+    done = cleanup(node)
+    assert members(done, "chains", ours) == {"KUBE-PROXY-CANARY"}
+    assert "KUBE-SERVICES" in members(done, "chains", f"table nat of iptables-{other}")
+    assert [each["name"] for each in done["kept"]["kube-proxy"]] == [ours]
+    said = node.run(sys.executable, "-m", "pointsman", "cleanup", "--dry-run")
+    assert f"  chains of {ours}: KUBE-MARK-MASQ, KUBE-NODEPORTS, KUBE-POSTROUTING, 2 KUBE-SEP-…" in said
+    assert other not in said
+    assert ":KUBE-SERVICES" in node.run(f"iptables-{variant}-save", "-t", "nat")
+
+
 def test_ours_and_kube_proxys_are_removed_apart(node: Namespace) -> None:
     before = state(node)
     node.run("nft", "add table ip pointsman; add chain ip pointsman c; add table ip6 pointsman-ipvs")

@@ -35,7 +35,6 @@ class Machine:
     def __init__(self) -> None:
         self.held: dict[str, list[Leftover]] = {"nftables": [], "ipvs": []}
         self.plugin_has_traces = False
-        self.iptables_has_traces = True
         self.kube_proxy: list[Leftover] = []
         self.did: list[str] = []
         self.comes_back = False
@@ -52,7 +51,8 @@ class Machine:
         return Kernel(openers, None, None, self.traces)  # type: ignore[arg-type]
 
     def traces(self, mode: str) -> bool:
-        return self.iptables_has_traces if mode == "iptables" else self.plugin_has_traces
+        assert mode == "example.com/toy", "of the others it is known what they hold"
+        return self.plugin_has_traces
 
 
 class FakeDataplane:
@@ -73,11 +73,8 @@ class FakeDataplane:
 class FakeKubeProxy:
     machine: Machine
 
-    def __init__(self, chains_are_ours: str = "") -> None:
-        self.ours = chains_are_ours
-
     def find(self) -> list[Leftover]:
-        return [Leftover("chains", "KUBE-…", kept=self.ours)] if self.ours else list(self.machine.kube_proxy)
+        return list(self.machine.kube_proxy)
 
     def remove(self) -> list[Leftover]:
         self.machine.did.append("kube-proxy")
@@ -161,24 +158,6 @@ def test_kube_proxys_alone_leaves_ours_in_force(machine: Machine) -> None:
         },
     }
     assert machine.held["nftables"] == [TABLE]
-    assert machine.did == ["kube-proxy"]
-
-
-def test_chains_of_our_own_mode_iptables_are_not_taken_for_kube_proxys(machine: Machine) -> None:
-    machine.held["iptables"] = [CHAINS]
-    machine.kube_proxy = [CHAINS]
-    result = clean("--kube-proxy")
-    assert "Pointsman's mode iptables has chains of the same names" in result.stdout
-    assert result.stdout.startswith("nothing to remove\n")
-    assert machine.held["iptables"] == [CHAINS]
-
-
-def test_chains_of_kube_proxy_are_not_taken_for_those_of_our_mode_iptables(machine: Machine) -> None:
-    machine.held["iptables"] = [CHAINS]
-    machine.iptables_has_traces = False
-    machine.kube_proxy = [CHAINS]
-    assert clean().output == "nothing to remove\n"
-    assert "kube-proxy: removed" in clean("--kube-proxy").output
     assert machine.did == ["kube-proxy"]
 
 
@@ -355,6 +334,19 @@ def test_chains_that_rules_of_others_lead_to_stay_whole_and_are_named(rule: str,
     jump = '-D POSTROUTING -m comment --comment "kubernetes postrouting rules" -j KUBE-POSTROUTING'
     assert (jump in lines) is ("KUBE-POSTROUTING" not in kept)
     assert f"-D{rule[2:]}" not in lines
+
+
+def test_where_our_mode_iptables_is_chains_of_the_same_names_are_its_own() -> None:
+    listing = NAT.format(more="-A PREROUTING -j KUBE-LOAD-BALANCER\n").replace(
+        ":CNI-", ":POINTSMAN-HINT - [0:0]\n:KUBE-LOAD-BALANCER - [0:0]\n:KUBE-PROXY-CANARY - [0:0]\n:CNI-"
+    )
+    ours, gone, kept = chains.removal(listing, "table {}").found
+    assert ours.members == ("KUBE-…",)
+    assert ours.kept.startswith("Pointsman's mode iptables is there")
+    assert (gone.members, gone.kept) == (("KUBE-PROXY-CANARY",), "")
+    assert kept.members == ("KUBE-LOAD-BALANCER",)
+    script = chains.removal(listing, "table {}").script
+    assert script == "*nat\n:KUBE-PROXY-CANARY - [0:0]\n-X KUBE-PROXY-CANARY\nCOMMIT\n"
 
 
 @pytest.mark.parametrize(

@@ -28,10 +28,6 @@ _RUNNING: Final = (
 _RUNNING_KUBE_PROXY: Final = (
     "kube-proxy runs here (process {}); it brings everything back: take it from this node first, then run this again"
 )
-_SAME_NAMES: Final = (
-    "Pointsman's mode iptables has chains of the same names, and is in the kernel; remove those first "
-    "(`pointsman cleanup --mode iptables`, the agent being stopped), or bring another mode in force"
-)
 
 
 def command(
@@ -72,7 +68,7 @@ def command(
         for each in modes:
             report.sections.append(_clean(kernel, each, dry_run=dry_run))
         if kube_proxy:
-            report.sections.append(_clean_kube_proxy(kernel, dry_run=dry_run))
+            report.sections.append(_clean_kube_proxy(dry_run=dry_run))
     except (AgentError, DataplaneError, OSError) as error:
         # What is gone by now is told all the same.
         _show(report, output)
@@ -134,8 +130,7 @@ def _held(kernel: Kernel, mode: str) -> list[Leftover]:
     found = own(mode)
     if found is None:
         return [Leftover("whatever", f"its own package ({mode}) finds")] if kernel.traces(mode) else []
-    # Chains tell by their names alone neither ours nor kube-proxy's; the mode knows more.
-    return found if mode != "iptables" or kernel.traces(mode) else []
+    return found
 
 
 def _clean(kernel: Kernel, mode: str, *, dry_run: bool) -> Section:
@@ -151,12 +146,11 @@ def _clean(kernel: Kernel, mode: str, *, dry_run: bool) -> Section:
     return Section(mode, tuple(found))
 
 
-def _clean_kube_proxy(kernel: Kernel, *, dry_run: bool) -> Section:
+def _clean_kube_proxy(*, dry_run: bool) -> Section:
     from pointsman.cli.cleanup_text import Section  # noqa: PLC0415 (as above)
     from pointsman.dataplane.leftovers import KubeProxy  # noqa: PLC0415 (as above)
 
-    ours = "iptables" in kernel.dataplanes and bool(_held(kernel, "iptables"))
-    left = KubeProxy(_SAME_NAMES if ours else "")
+    left = KubeProxy()
     try:
         return Section(_KUBE_PROXY, tuple(left.find() if dry_run else left.remove()))
     finally:

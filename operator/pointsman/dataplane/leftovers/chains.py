@@ -1,6 +1,7 @@
 """Whose the chains and rules of ``iptables-save`` are, and what removes kube-proxy's; pure.
 
-A chain is kube-proxy's by its name; it has no other mark. A jump from a chain of the kernel's own into one of them is
+A chain is kube-proxy's by its name; it has no other mark. Pointsman's mode iptables has chains of the same names, and
+a hint beside them: where that is, they are its own. A jump from a chain of the kernel's own into one of them is
 its own by the comment that it writes there. Every other rule that leads into a chain of kube-proxy's is somebody
 else's (a CNI plugin's that has ports of the node masqueraded through KUBE-MARK-MASQ): it stays, with the chains that it
 needs.
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from pointsman.dataplane.iptables.removal import has_hint, is_ours
 from pointsman.dataplane.iptables.saved import parse, target_of
 from pointsman.dataplane.leftovers.found import Leftover, many
 
@@ -69,6 +71,10 @@ _COMMENTS: Final = frozenset(
         "Ensure that non-local NodePort traffic can flow",
     }
 )
+_OURS: Final = (
+    "Pointsman's mode iptables is there, and chains of the same names are its own; bring another mode in force, or "
+    "stop the agent and run `pointsman cleanup --mode iptables`"
+)
 _JUMP: Final = re.compile(
     r"-A [A-Z]+"
     r"(?: -m conntrack --ctstate NEW| -m state --state NEW| -m addrtype --dst-type LOCAL"
@@ -102,8 +108,11 @@ def removal(listing: str, place: str) -> Removal:
         listing: what ``iptables-save`` has printed.
         place: where that is, for people: ``{}`` stands for the table.
     """
-    saved = parse(listing, is_kube_proxys)
+    taken = has_hint(listing)
+    saved = parse(listing, is_kube_proxys if not taken else _is_beside_ours)
     found: list[Leftover] = []
+    if taken:
+        found.append(Leftover("chains", place.format("nat"), members=("KUBE-…",), kept=_OURS))
     script: list[str] = []
     for table, held in saved.held.items():
         of_table, lines = _of_table(table, held, saved.foreign.get(table, {}), place.format(table))
@@ -135,6 +144,11 @@ def _of_table(table: str, held: Rules, foreign: Rules, place: str) -> tuple[list
     deleted = [rule.replace("-A ", "-D ", 1) for rule in jumps]
     flushed = [f":{chain} - [0:0]" for chain in gone]
     return found, [f"*{table}", *flushed, *deleted, *(f"-X {chain}" for chain in gone), "COMMIT"]
+
+
+def _is_beside_ours(table: str, chain: str) -> bool:
+    """Tell a chain that is kube-proxy's where Pointsman's mode iptables has those of the same names."""
+    return is_kube_proxys(table, chain) and not is_ours(table, chain)
 
 
 def _is_own_jump(rule: str) -> bool:

@@ -37,19 +37,14 @@ _NO_TOOLS: Final = "nothing here can list them; install iptables (Debian: the pa
 
 
 class KubeProxy:
-    """Finds and removes it, in the network namespace of the thread that makes it; used by one thread at a time.
+    """Finds and removes it, in the network namespace of the thread that makes it; used by one thread at a time."""
 
-    Args:
-        chains_are_ours: why the chains of iptables are not kube-proxy's; "" when they are.
-    """
-
-    def __init__(self, chains_are_ours: str = "") -> None:
+    def __init__(self) -> None:
         """Open the way to the kernel.
 
         Raises:
             DataplaneError: there is none; with the remedy.
         """
-        self._chains_are_ours = chains_are_ours
         try:
             self._wire, self._device = NftSocket(), Device()
         except OSError as error:
@@ -102,8 +97,6 @@ class KubeProxy:
             yield Leftover("virtual servers", members=virtual_servers.named(others), kept=_OTHERS)
 
     def _find_rules(self) -> Iterator[Leftover]:
-        if self._chains_are_ours:
-            yield Leftover("chains", "KUBE-…", kept=self._chains_are_ours)
         for tools, family in self._places():
             yield from _decide(tools, family).found
         for tools, family in self._unseen():
@@ -128,7 +121,7 @@ class KubeProxy:
 
     def _places(self) -> list[tuple[Tools, Family]]:
         """Return where chains are to be looked for."""
-        return [] if self._chains_are_ours else [(t, f) for t, f in self._used() if t.is_installed]
+        return [(tools, family) for tools, family in self._used() if tools.is_installed]
 
     def _unseen(self) -> list[tuple[Tools, Family]]:
         """Return where chains may be that nothing on this node can list."""

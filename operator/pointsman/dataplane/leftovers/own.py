@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from pointsman.dataplane.iptables.names import is_own
+from pointsman.dataplane.iptables.removal import HINT, has_hint
 from pointsman.dataplane.iptables.saved import parse
 from pointsman.dataplane.iptables.tools import Tools
 from pointsman.dataplane.iptables.variant import VARIANTS
@@ -73,11 +74,19 @@ def _iptables(_wire: NftSocket) -> list[Leftover]:
 
 
 def _chains(tools: Tools, family: Family) -> Iterator[Leftover]:
-    for table, held in parse(tools.save(family), is_own).held.items():
-        chains = {chain: rules for chain, rules in held.items() if is_own(table, chain)}
+    listing = tools.save(family)
+    if not has_hint(listing):
+        return
+    for table, held in parse(listing, _is_ours).held.items():
+        chains = {chain: rules for chain, rules in held.items() if _is_ours(table, chain)}
         detail = many(sum(map(len, chains.values())), "rule")
         place = place_of(tools.variant, family).format(table)
         yield Leftover("chains", place, members=tuple(sorted(chains)), detail=detail)
+
+
+def _is_ours(table: str, chain: str) -> bool:
+    """Tell a chain that goes with the mode; KUBE-FIREWALL may stay, as it is the kubelet's, too."""
+    return is_own(table, chain) or chain == HINT
 
 
 def _ipvs(wire: NftSocket) -> list[Leftover]:
