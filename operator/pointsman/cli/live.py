@@ -31,7 +31,12 @@ OptionalFiles = Annotated[
     ),
 ]
 ModeName = Annotated[
-    str, typer.Option(metavar="MODE", help="The mode in force, where it is another one than is found.", show_default="")
+    str,
+    typer.Option(
+        metavar="MODE",
+        help="The mode in force; without it the one that the agent reports, or the one that it would choose.",
+        show_default=False,
+    ),
 ]
 
 

@@ -28,7 +28,10 @@ def read_held(wire: NftSocket, schema: Schema, family: Family) -> Held:
 
 
 def backends_held(family: Family, held: Held) -> dict[Frontend, tuple[Backend, ...]]:
-    """Return every frontend with the backends that get its new connections; a weight is a number of slots."""
+    """Return every frontend with the backends that get its new connections; a weight is a number of slots.
+
+    Slots of a frontend that is not in the map of Services get nothing.
+    """
     slots: defaultdict[Frontend, Counter[bytes]] = defaultdict(Counter)
     found: dict[Frontend, tuple[Backend, ...]] = {}
     for place in PLACES:
@@ -38,7 +41,8 @@ def backends_held(family: Family, held: Held) -> dict[Frontend, tuple[Backend, .
         for key, value in held[f"{place}endpoints"].items():
             if frontend := frontend_of(family, f"{place}endpoints", key):
                 slots[frontend][value] += 1
-    for frontend, counts in slots.items():
+    for frontend in found.keys() & slots.keys():
+        counts = slots[frontend]
         found[frontend] = tuple(sorted(_backend(family, value, count) for value, count in counts.items()))
     return found
 

@@ -1,0 +1,130 @@
+"""`pointsman diff` on a node with a real agent: empty in force, and every element that goes is named."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from support.agents import Supervised, seconds_until, supervised
+from support.manifests import service, slices
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from .conftest import Ground
+
+pytestmark = pytest.mark.needs("nftables", "connection tracking", "IPv6")
+
+VIP, VIP6, NODE_PORT = "10.96.0.80", "fd00:10:96::80", 30080
+
+
+@pytest.fixture
+def node(ground: Ground, tmp_path: Path) -> Iterator[Supervised]:
+    with supervised(ground, tmp_path) as made:
+        made.write("web.json", service("web", VIP, VIP6, node_port=NODE_PORT), *slices("web", *ground.pods))
+        made.write("idle.json", service("idle", "10.96.0.81"))
+        made.start()
+        yield made
+
+
+def diff(node: Supervised, *options: str) -> subprocess.CompletedProcess[str]:
+    """Compare, with the manifests that the agent follows."""
+    words = ("diff", "--node-name", "node-1", "-f", str(node.manifests), *options)
+    with node.ground.node.namespace.entered():
+        return subprocess.run(
+            (sys.executable, "-m", "pointsman", *words), capture_output=True, text=True, check=False
+        )  # fmt: skip
+
+
+def nft(node: Supervised, *words: str) -> str:
+    return node.ground.node.namespace.run("nft", *words)
+
+
+def test_what_is_in_force_has_no_difference(node: Supervised) -> None:
+    found = diff(node)
+    assert (found.returncode, found.stdout) == (0, "")
+    assert found.stderr == "in force: 5 frontends, mode nftables\n"
+
+
+@pytest.mark.parametrize(
+    ("element", "lines"),
+    [
+        (f"endpoints {{ {VIP} . tcp . 80 . 0:1 }}", [f"  {VIP}:80/tcp", "-   -> 192.168.1.2:80"]),
+        (
+            f"services {{ {VIP} . tcp . 80 }}",
+            [f"- {VIP}:80/tcp", *(f"-   -> {pod}:80" for pod in ("192.168.1.1", "192.168.1.2", "192.168.2.3"))],
+        ),
+        (
+            f"node-port-endpoints {{ tcp . {NODE_PORT} . 0:2 }}",
+            [f"  node port {NODE_PORT}/tcp (IPv4)", "-   -> 192.168.2.3:80"],
+        ),
+    ],
+)
+def test_an_element_that_goes_is_named_until_it_is_there_again(
+    node: Supervised, element: str, lines: list[str]
+) -> None:
+    node.agent.kill()  # it would repair it
+    nft(node, "delete", "element", "ip", "pointsman", *element.split())
+    found = diff(node)
+    assert (found.returncode, found.stdout.splitlines()) == (1, ["Service test/web:tcp", *lines])
+    node.start()
+    seconds_until(lambda: not diff(node).stdout)
+
+
+def test_frontends_that_are_missing_and_unwanted_are_named(node: Supervised) -> None:
+    node.agent.kill()
+    node.write("idle.json", service("other", "10.96.0.82"))
+    found = json.loads(diff(node, "-o", "json").stdout)
+    assert (found["mode"], found["inForce"], found["otherModes"]) == ("nftables", False, [])
+    states = [(each["service"], each["address"], each["state"]) for each in found["differences"]]
+    assert states == [("test/other:tcp", "10.96.0.82", "missing"), ("", "10.96.0.81", "extra")]
+    assert diff(node).stdout.splitlines() == [
+        "Service test/other:tcp", "- 10.96.0.82:80/tcp", "no Service", "+ 10.96.0.81:80/tcp",
+    ]  # fmt: skip
+
+
+def test_weights_and_pools_of_clients_are_compared_as_the_kernel_holds_them(node: Supervised) -> None:
+    drained, heavy = (next(slices("web", pod)) for pod in node.ground.pods[:2])
+    for document, name, weight in ((drained, "web-a", "0"), (heavy, "web-b", "6")):
+        document["metadata"] |= {"name": name, "annotations": {"pointsman.dev/weight": weight}}
+    third = next(slices("web", node.ground.pods[2]))
+    third["metadata"] |= {"name": "web-c", "annotations": {"pointsman.dev/weight": "4"}}
+    web = service("web", VIP, VIP6, node_port=NODE_PORT)
+    web["spec"] |= {"type": "NodePort", "externalTrafficPolicy": "Local"}
+    for scheduler in ("random", "rr", "mh"):
+        web["metadata"]["annotations"] = {"pointsman.dev/scheduler": scheduler}
+        node.put("web.json", web, drained, heavy, third)
+        assert diff(node).stdout == ""
+    node.agent.kill()
+    heavy["metadata"]["annotations"]["pointsman.dev/weight"] = "2"
+    web["metadata"]["annotations"] = {"pointsman.dev/scheduler": "rr"}
+    node.write("web.json", web, drained, heavy, third)
+    assert diff(node).returncode == 1
+
+
+def test_tables_of_a_mode_that_is_not_in_force_are_a_difference(node: Supervised) -> None:
+    nft(node, "add", "table", "ip", "pointsman-ipvs")
+    found = diff(node)
+    assert found.returncode == 1
+    first, *rest = found.stdout.splitlines()
+    assert first == "mode ipvs, which is not in force"
+    assert rest
+    assert all("pointsman-ipvs" in line for line in rest)
+
+
+def test_a_node_without_an_agent_has_everything_missing(ground: Ground, tmp_path: Path) -> None:
+    with supervised(ground, tmp_path) as made:
+        made.write("web.json", service("web", VIP), *slices("web", ground.pods[0]))
+        found = diff(made)
+    assert (found.returncode, found.stdout.splitlines()[:2]) == (1, ["Service test/web:tcp", f"- {VIP}:80/tcp"])
+
+
+def test_a_mode_that_there_is_not_is_an_error(node: Supervised) -> None:
+    found = diff(node, "--mode", "nftable")
+    assert (found.returncode, found.stdout) == (2, "")
+    assert "there is no mode 'nftable' here" in found.stderr
