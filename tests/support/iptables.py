@@ -7,6 +7,8 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import pytest
+
 from pointsman.dataplane.iptables import IptablesDataplane
 from support.dataplanes import open_iptables
 from support.ipvs import Clock
@@ -20,6 +22,10 @@ if TYPE_CHECKING:
     from pointsman.lab.network import Host
     from pointsman.model.plan import Family
 
+VARIANTS = [
+    pytest.param("nft", marks=pytest.mark.needs("iptables (nft)")),
+    pytest.param("legacy", marks=pytest.mark.needs("iptables (legacy)")),
+]
 COMMANDS = {4: "iptables", 6: "ip6tables"}
 
 
