@@ -76,6 +76,16 @@ def test_a_mode_that_is_not_there_yet(mode: str, fallbacks: list[str], used: str
     ]
 
 
+def test_a_mode_of_somebodys_own_is_known_to_nodes_alone() -> None:
+    own = written(mode="example.com/toy", fallbackModes=["ipvs", "nftables"], scheduler="quickest")
+    assert warnings(own, nodes=NODES) == [
+        (
+            "spec.mode: example.com/toy is none of Pointsman's own: nodes are in that mode if the package that has it "
+            "is in the agents' image, else in mode ipvs, or nftables"
+        )
+    ]
+
+
 def test_the_modes_that_are_there() -> None:
     assert warnings(written(mode="nftables"), nodes=NODES) == []
     assert warnings(written(mode="ipvs", scheduler="lc"), nodes=NODES) == []

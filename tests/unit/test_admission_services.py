@@ -225,6 +225,29 @@ class TestSchedulers:
     def test_one_of_a_mode_that_no_node_has_is_refused(self) -> None:
         assert not ask(review(service(scheduler="lc")), HandPicture(configs=(config("new"),))).allowed
 
+    @pytest.mark.parametrize(
+        ("mode", "name"),
+        [("nftables", "example.com/own"), ("example.com/toy", "quickest"), ("example.com/toy", "random")],
+    )
+    def test_one_that_only_nodes_know_is_told(self, mode: str, name: str) -> None:
+        answer = ask(review(service(scheduler=name)), HandPicture(configs=(config("own", mode=mode),)))
+        assert answer.allowed
+        assert answer.warnings == [
+            (
+                f'{SCHEDULER}: "{name}" is none of Pointsman\'s own: whether it is there in mode {mode}, the nodes of '
+                "ProxyConfig own know; where it is not, they use another one and say so"
+            )
+        ]
+
+    def test_one_of_somebodys_own_in_a_mode_that_takes_none_is_told(self) -> None:
+        answer = ask(review(service(scheduler="example.com/own")), self.IPVS)
+        assert answer.allowed
+        assert "is no scheduler of mode ipvs; the nodes of ProxyConfig ipvs use rr" in answer.warnings[0]
+
+    @pytest.mark.parametrize("name", ["example/own", "example.com/", "/own", "example.com/own/more", "EXAMPLE.com/own"])
+    def test_one_that_has_no_domain_before_it_is_refused(self, name: str) -> None:
+        assert not ask(review(service(scheduler=name))).allowed
+
     def test_an_empty_one_is_none(self) -> None:
         assert ask(review(service(scheduler=""))).allowed
 

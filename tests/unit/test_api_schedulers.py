@@ -13,8 +13,11 @@ from pointsman.api.schedulers import (
     SCHEDULER_FLAGS,
     SCHEDULERS,
     SchedulerFlag,
+    default_scheduler,
     is_known,
+    may_have,
     nearest,
+    possible,
 )
 from pointsman.dataplane.ipvs import objects
 
@@ -96,3 +99,28 @@ def test_the_page_on_schedulers_has_the_same_table() -> None:
 def test_flags_are_those_of_the_dataplane() -> None:
     assert tuple(SCHEDULER_FLAGS) == get_args(SchedulerFlag) == tuple(sorted(SCHEDULER_FLAGS))
     assert {flag: of for flag, (of, _) in objects.SCHEDULER_FLAGS.items()} == SCHEDULER_FLAGS
+
+
+OWN, TOY = "example.com/own", "example.com/toy"
+
+
+def test_one_of_somebodys_own_may_be_there_in_nftables_and_in_modes_of_somebodys_own() -> None:
+    assert {mode for mode in (*MODES, TOY) if may_have(mode, OWN)} == {"nftables", TOY}
+    assert may_have(TOY, "anything")
+    assert not may_have("nftables", "anything")
+    assert possible("nftables", [OWN, "sh", "anything", "random"]) == ("random", "sh", OWN)
+    assert possible(TOY, ["slow", OWN, "random"]) == ("slow", OWN, "random")
+
+
+def test_what_comes_nearest_to_one_of_somebodys_own_is_the_modes_default() -> None:
+    assert nearest(OWN, "nftables", [*SCHEDULERS["nftables"], OWN]) == OWN
+    assert nearest(OWN, "nftables", [*SCHEDULERS["nftables"], "example.com/other"]) == "random"
+    assert nearest(OWN, "ipvs", IPVS) == "rr"
+    assert nearest(OWN, TOY, ["slow", "quick"]) == "slow"
+
+
+def test_the_default_of_a_mode_of_somebodys_own_is_its_first() -> None:
+    assert default_scheduler(TOY, ("slow", "random")) == "slow"
+    assert default_scheduler(TOY) == "random"
+    assert default_scheduler("ipvs", ("lc",)) == "rr"
+    assert nearest("lc", TOY, ["slow", "random"]) == "random", "as near as in any mode"

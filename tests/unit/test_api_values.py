@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pointsman.api.labels import LabelSelector
-from pointsman.api.names import MODES, BuiltInMode
+from pointsman.api.names import MODES, BuiltInMode, in_order, is_own_name
 from pointsman.api.schedulers import DEFAULT_SCHEDULER, SCHEDULERS
 from pointsman.api.values import PortRange, format_duration, parse_duration
 
@@ -115,6 +115,28 @@ LABELS = {"zone": "a", "disk": "ssd"}
 )
 def test_selectors_match_as_in_kubernetes(selector: object, matches: object) -> None:
     assert LabelSelector.model_validate(selector).matches(LABELS) is matches
+
+
+@pytest.mark.parametrize("name", ["example.com/toy", "a.b/c", "a-b.example.org/x_y.z-1", "example.com/" + "x" * 51])
+def test_names_of_somebodys_own(name: str) -> None:
+    assert is_own_name(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "", "nftables", "/", "example.com", "example.com/", "/toy", "com/toy", "example.com/toy/", "example.com//toy",
+        "example..com/toy", "-example.com/toy", "example.com/-toy", "Example.com/toy", "example.com/toy\n",
+        "example.com/" + "x" * 52, "example.com/é",
+    ],
+)  # fmt: skip
+def test_other_names_are_nobodys(name: str) -> None:
+    assert not is_own_name(name)
+
+
+def test_modes_have_an_order() -> None:
+    modes = ["example.com/b", "userspace", "nftables", "example.com/a", "userspace"]
+    assert in_order(modes) == ("nftables", "userspace", "example.com/a", "example.com/b")
 
 
 def test_every_mode_has_schedulers_and_one_of_them_is_the_default() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from time import perf_counter
 
 from pointsman.controller.actions import SendEvent
@@ -158,3 +159,17 @@ def test_ten_thousand_services_take_milliseconds() -> None:
     start = perf_counter()
     cluster.pass_(2)
     assert perf_counter() - start < 0.5
+
+
+def test_schedulers_that_only_nodes_know_are_left_to_them() -> None:
+    cluster = cluster_of("node-1", mode="example.com/toy")
+    cluster.report("node-1", mode="example.com/toy")
+    cluster.put(web("own", scheduler="example.com/own"))
+    cluster.put(web("quick", scheduler="quickest"))
+    assert problems(cluster) == []
+    cluster.report("node-1", mode="ipvs")
+    found = [re.sub(r"has [^;]*", "has …", message) for _, _, message in problems(cluster)]
+    assert [message.partition(")")[0] for message in found] == [
+        '"example.com/own" is no scheduler of mode ipvs (has …; used is rr',
+        '"quickest" is no scheduler of mode ipvs (has …; used is the ProxyConfig\'s',
+    ]

@@ -25,6 +25,15 @@ def change(cluster: Cluster, **spec: object) -> None:
     cluster.put(configuration(generation=old.generation + 1, **spec).model_copy(update={"status": old.status}))
 
 
+def test_modes_are_counted_in_an_order_of_their_own() -> None:
+    cluster = ready_cluster("node-1", "node-2", "node-3", "node-4")
+    for name, mode in (("node-1", "example.com/toy"), ("node-2", "userspace"), ("node-3", "example.com/toy")):
+        cluster.report(name, mode=mode)
+    cluster.settle()
+    modes = [(each.mode, each.nodes) for each in cluster.config().status.effective_modes]
+    assert modes == [("nftables", 1), ("userspace", 1), ("example.com/toy", 2)]
+
+
 def test_all_nodes_ready() -> None:
     status = ready_cluster("node-1", "node-2").config().status
     assert status.nodes.model_dump() == {"desired": 2, "updated": 2, "ready": 2, "summary": "2/2"}

@@ -6,6 +6,7 @@ The decisions are read off the plan, as a dataplane would do; the planner's own 
 from __future__ import annotations
 
 import ipaddress
+from collections import Counter
 from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
@@ -18,7 +19,10 @@ from pointsman.policy.reasons import EndpointReason, Policy, endpoint_reasons
 from pointsman.policy.source_ranges import holds, ranges_of
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from pointsman.model.objects import Service, ServicePort
+    from pointsman.model.plan import Backend, Draw, Slots
     from pointsman.policy.planner import Planner
 
 Verdict = Literal["forwarded", "rejected", "dropped", "untouched"]
@@ -28,6 +32,13 @@ Masqueraded = Literal["yes", "no", "when it reaches itself"]
 
 _LOOPBACK: Final = ("127.0.0.0/8", "::1/128")
 _CLIENTS: Final = {"pod": "a pod of this cluster", "node": "this node itself", "outside": "a client from outside"}
+_DRAWS: Final[Mapping[Draw, str]] = {
+    "random": "drawn at random",
+    "client": "drawn by the client's address",
+    "turn": "drawn in turn",
+}
+_NAMED: Final = 8
+"""Endpoints whose slots are told."""
 
 
 class Connection(msgspec.Struct, frozen=True, gc=False, rename="camel"):
@@ -182,6 +193,8 @@ def _explain_answer(
     masqueraded, masquerade_why = _masquerade(answer, pool, client) if verdict == "forwarded" else ("no", "")
     slices = [part for part in planner.slices(owner_of(answer)) if part.family == frontend.family]
     place = planner.cluster.context.place
+    if pool.slots is not None:
+        notes.append(_slots_text(answer.scheduler, pool.slots))
     return Explanation(
         connection=connection,
         source_class=client.source_class,
@@ -259,6 +272,18 @@ def _masquerade(answer: Answer, pool: Pool, client: Client) -> tuple[Masqueraded
     if answer.masquerade == "never":
         return "no", "no pod networks are known (spec.podCIDRs)"
     return "no", f"{_CLIENTS[client.source_class]} keeps its address"
+
+
+def _slots_text(scheduler: str, slots: Slots) -> str:
+    """Say what a scheduler of somebody's own made of the weights, which do not count with it."""
+    shares = Counter(_endpoint_text(backend) for backend in slots.backends).most_common()
+    named = ", ".join(f"{endpoint} has {count}" for endpoint, count in shares[:_NAMED])
+    more = f", {len(shares) - _NAMED} others have fewer or as many" if len(shares) > _NAMED else ""
+    return f"{scheduler} filled {len(slots.backends)} slots, {_DRAWS[slots.draw]}: {named}{more}"
+
+
+def _endpoint_text(backend: Backend) -> str:
+    return f"[{backend.address}]:{backend.port}" if ":" in backend.address else f"{backend.address}:{backend.port}"
 
 
 def _why_masqueraded(answer: Answer, client: Client) -> str:
