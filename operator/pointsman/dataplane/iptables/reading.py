@@ -27,7 +27,7 @@ _LISTS: Final[tuple[tuple[Table, str], ...]] = (
 _QUOTED: Final = re.compile(r'"(?:[^"\\]|\\.)*"')
 _LINE: Final = re.compile(r"^-A \S+ (?:-s \S+ )?(?:-d (\S+) )?-p (\S+) .*--dport (\d+) .*-j (\S+)")
 _JUMP: Final = re.compile(r"-j (KUBE-(?:SVC|SVL|EXT|FW)-\S+)")
-_CHOICE: Final = re.compile(r"-m comment --comment (?:\S+ )?(?:-m statistic .*--probability (\S+) )?-j (KUBE-SEP-\S+)")
+_CHOICE: Final = re.compile(r"-m comment --comment (?:\S* )?(?:-m statistic .*--probability (\S+) )?-j (KUBE-SEP-\S+)")
 _TRANSLATION: Final = re.compile(r"-j DNAT --to-destination (\S+):(\d+)$")
 _LARGEST_WEIGHT: Final = 256
 
