@@ -99,8 +99,9 @@ def test_unknown_fields_are_named_by_kubectl(cluster: ControlPlane) -> None:
 def test_the_documentation_is_in_the_cluster(cluster: ControlPlane) -> None:
     text = cluster.kubectl("explain", "pxc.spec")
     words = " ".join(text.split())
-    assert "The dataplane that brings Services into the node's kernel. Default: nftables." in words
-    assert "enum: nftables, ipvs, iptables, userspace" in words
+    assert "The dataplane that brings Services into the node's kernel. Allowed: nftables, ipvs, iptables, " in words
+    assert "or one of your own as example.com/name. Default: nftables." in words
+    assert "enum: ClusterCIDR, NodeCIDR" in words
     assert "`" not in text
     assert "<no description>" not in text
     assert "Settings of the mode" in cluster.kubectl("explain", "npx.spec.ipvs")

@@ -99,7 +99,7 @@ def test_a_configurations_schema_is_the_custom_resources() -> None:
     spec = definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
     mine = values_schema()["properties"]["proxyConfig"]["properties"]["spec"]
     assert set(mine["properties"]) == set(spec["properties"])
-    assert mine["properties"]["mode"]["pattern"] == spec["properties"]["mode"]["pattern"]
+    assert mine["properties"]["mode"]["pattern"].startswith("^(nftables|ipvs|iptables|userspace|")
     assert mine["properties"]["localDetection"]["enum"] == [*spec["properties"]["localDetection"]["enum"], None]
     assert mine["properties"]["rollout"]["properties"]["maxUnavailable"]["type"] == ["integer", "string", "null"]
     assert "x-kubernetes" not in json.dumps(mine)

@@ -156,7 +156,7 @@ class NodeConfiguration(Part):
     )
 
     mode: ModeName = "nftables"
-    """The dataplane that brings Services into the node's kernel; one of your own is called `example.com/name`."""
+    """The dataplane that brings Services into the node's kernel."""
 
     fallback_modes: tuple[ModeName, ...] = Field(default=(), max_length=MAX_FALLBACKS)
     """What to use, in this order, on a node that does not support `mode`; as soon as it does, `mode` is in force

@@ -48,6 +48,8 @@ class _Rewriting:
         if description := self._description(schema):
             written["description"] = description
         written |= {key: schema[key] for key in _KEPT if key in schema}
+        if self._defaults and schema.get("x-type") == "word":
+            written.pop("pattern", None)  # the API server has a rule, which says the same in words
         written |= {key: value for key, value in schema.items() if key.startswith("x-") and key not in _OWN}
         if schema.get("type") == "integer":
             written["format"] = "int32" if "maximum" in schema else "int64"
