@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Final, NoReturn
 import typer
 
 from pointsman import __version__
-from pointsman.cli import agent, cleanup, crds, diff, explain, lab, migrate, operator, render, top, uninstall
+from pointsman.cli import agent, cleanup, crds, diff, explain, lab, migrate, operator, render, top, trace, uninstall
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -33,6 +33,7 @@ app.command("render")(render.command)
 app.command("explain")(explain.command)
 app.command("diff")(diff.command)
 app.command("top")(top.command)
+app.command("trace")(trace.command)
 app.command("lab")(lab.command)
 app.command("migrate")(migrate.command)
 app.command("cleanup")(cleanup.command)

@@ -1,0 +1,154 @@
+"""Reading what the kernel holds for one connection, beside what the plan says of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from pointsman.cli.trace_text import HeldBackend, HeldFrontend, Trace, told
+from pointsman.dataplane.node_addresses import AddressWatch
+from pointsman.dataplane.protocol import ServerTraffic, Traffic
+from pointsman.dataplane.tracing.ipvs_connections import read_connections
+from pointsman.dataplane.tracing.raw import raw
+from pointsman.dataplane.tracing.tracked import read_tracked
+from pointsman.dataplane.wanted import wanted
+from pointsman.model.address import family_of
+from pointsman.model.comparison import Wanted, compare
+from pointsman.model.plan import NODE_PORT, Backend, Frontend
+from pointsman.policy.explain import explain
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from ipaddress import IPv4Address, IPv6Address
+
+    from pointsman.agent.connections import Connections
+    from pointsman.cli.live import Live
+    from pointsman.dataplane.protocol import Dataplane
+    from pointsman.model.plan import Transport
+    from pointsman.policy.explain import Explanation
+
+    Held = Mapping[Frontend, tuple[Backend, ...]]
+
+_READS: Final = 5
+"""So often is a kernel read whose tables change meanwhile."""
+_ASKED_FOR: Final = "mode {} is asked for (spec.mode), mode {} is looked at"
+_UNTOLD: Final = "mode {} has its backends in the agent's process: of them only the agent's counters tell"
+
+
+def trace_kernel(
+    live: Live,
+    source: str,
+    destination: tuple[str, int, Transport],
+    counted: Connections | None,
+    notes: list[str],
+) -> Trace:
+    """Look at one connection.
+
+    Args:
+        live: what is known of this node.
+        source: canonical address of the client.
+        destination: canonical address, port and protocol to which it connects.
+        counted: what the node's agent has counted; None when there is none, so that the kernel is asked.
+        notes: what is worth knowing already.
+
+    Raises:
+        ValueError: the addresses are of different families.
+        DataplaneError, OSError: the kernel can't be read.
+    """
+    explanation = explain(live.planner, source, *destination)
+    addresses = _addresses()
+    want = wanted(live.mode, live.planner.plan, addresses)
+    dataplane = live.kernel.dataplanes[live.mode]()
+    try:
+        held = _read(dataplane)
+        told_by_agent = counted is not None and counted.mode == live.mode
+        traffic = _counters(counted) if counted is not None and told_by_agent else dataplane.traffic()
+    finally:
+        dataplane.close()
+    is_own = destination[0] in map(str, addresses)
+    frontends = [each for each in _frontends(explanation, is_own=is_own) if each in want.backends or each in held]
+    return Trace(
+        explanation=explanation,
+        mode=live.mode,
+        kernel=tuple(_held_frontend(each, held[each], traffic.get(each)) for each in frontends if each in held),
+        raw=raw(live.mode, family_of(source), frontends),
+        connections=tuple(read_tracked(source, *destination)),
+        ipvs_connections=tuple(read_connections(source, *destination)),
+        differences=tuple(_differences(frontends, want, held)),
+        notes=(*notes, *_notes(live, want)),
+    )
+
+
+def _addresses() -> frozenset[IPv4Address | IPv6Address]:
+    watch = AddressWatch()
+    try:
+        return frozenset(watch.read())
+    finally:
+        watch.close()
+
+
+def _read(dataplane: Dataplane) -> Held:
+    for _ in range(_READS - 1):
+        try:
+            return dataplane.read()
+        except InterruptedError:
+            continue
+    return dataplane.read()
+
+
+def _counters(counted: Connections) -> dict[Frontend, Traffic]:
+    """Turn an agent's answer back into what its dataplane said."""
+    return {
+        Frontend(each.family, each.address, each.protocol, each.port): Traffic(  # type: ignore[arg-type]
+            each.connections,
+            {
+                (to.address, to.port): ServerTraffic(to.connections, to.weight, to.active, to.inactive)
+                for to in each.backends
+            },
+        )
+        for each in counted.frontends
+    }
+
+
+def _frontends(explanation: Explanation, *, is_own: bool) -> Iterator[Frontend]:
+    """Return the frontends that a packet may hit; `is_own`: its destination is an address of this node."""
+    at = explanation.connection
+    family = family_of(at.destination)
+    yield Frontend(family, at.destination, at.protocol, at.port)
+    node_port = Frontend(family, NODE_PORT, at.protocol, at.port)
+    if is_own or explanation.frontend == node_port:
+        yield node_port
+
+
+def _held_frontend(frontend: Frontend, held: tuple[Backend, ...], got: Traffic | None) -> HeldFrontend:
+    counted = dict(got.backends) if got is not None else {}
+    backends = []
+    for each in held:
+        numbers = counted.pop((each.address, each.port), None)
+        backends.append(_held_backend((each.address, each.port), each.weight, numbers))
+    backends += [_held_backend(where, 0, numbers) for where, numbers in sorted(counted.items())]
+    return HeldFrontend(frontend, got.connections if got is not None else None, tuple(backends))
+
+
+def _held_backend(where: tuple[str, int], weight: int, got: ServerTraffic | None) -> HeldBackend:
+    if got is None:
+        return HeldBackend(*where, weight)
+    return HeldBackend(*where, weight, got.connections, got.active, got.inactive)
+
+
+def _differences(frontends: list[Frontend], want: Wanted, held: Held) -> Iterator[str]:
+    part = Wanted(
+        {frontend: want.backends[frontend] for frontend in frontends if frontend in want.backends},
+        want.services,
+        want.optional,
+        want.whole,
+    )
+    there = {frontend: held[frontend] for frontend in frontends if frontend in held}
+    for difference in compare(part, there):
+        yield told(difference, part, there)
+
+
+def _notes(live: Live, want: Wanted) -> Iterator[str]:
+    if live.planner.config.mode != live.mode:
+        yield _ASKED_FOR.format(live.planner.config.mode, live.mode)
+    if not want.whole:
+        yield _UNTOLD.format(live.mode)
