@@ -59,10 +59,14 @@ class OnGround(Generic[Plane]):
         """Compare the whole plan with what the kernel holds."""
         return self.dataplane.adopt(self.plan)
 
-    def restart(self) -> Written:
+    def reopen(self) -> None:
         """Put a new dataplane in place of this one, as a new agent does."""
         self.dataplane.close()
         self.dataplane = self._opened()
+
+    def restart(self) -> Written:
+        """Let a new dataplane compare the whole plan with what the kernel holds."""
+        self.reopen()
         return self.adopt()
 
     def nft(self, *words: str, stdin: str = "") -> str:

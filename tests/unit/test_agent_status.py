@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -143,6 +144,17 @@ def test_the_mode_in_force_is_told_with_the_reason_and_the_remedy(fallbacks: lis
     message = condition(status(made), "ModeInForce").message
     assert message.startswith("mode ipvs is not there on this node; nftables ")
     assert message.endswith("; ipvs: no IPVS; load it")
+
+
+def test_modes_that_still_serve_connections_are_told() -> None:
+    ended = outcome(Written())
+    drains = replace(ended, facts=replace(ended.facts, draining={"ipvs": 200}))
+    message = condition(status(account(drains)), "ModeInForce").message
+    assert message == (
+        "mode nftables is in force; mode ipvs serves the 200 connections that it had, until they end or "
+        "spec.drainTimeout is over"
+    )
+    assert condition(status(account(drains, ended)), "ModeInForce").message == "mode nftables is in force"
 
 
 def test_a_failure_is_one_after_a_second() -> None:

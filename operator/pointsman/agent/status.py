@@ -174,6 +174,10 @@ def _mode_in_force(facts: Facts, generation: int, now: float) -> Condition:
             f"mode {wanted} is not there on this node; {mode} is in force; "
             f"write it into spec.mode of the ProxyConfig, or into spec.fallbackModes{why}"
         )
+    message += "".join(
+        f"; mode {former} serves the {count} connections that it had, until they end or spec.drainTimeout is over"
+        for former, count in facts.draining.items()
+    )
     return _condition("ModeInForce", status, reason, message, generation=generation, now=now)
 
 
