@@ -125,7 +125,7 @@ def test_the_defaults_may_be_given_as_values(chart: Chart) -> None:
         ("webhook.failurePolicy", "ignore", "at '/webhook/failurePolicy': value must be one of 'Ignore', 'Fail'"),
         ("webhook.timeoutSeconds", 31, "at '/webhook/timeoutSeconds': maximum: got 31, want 30"),
         ("metrics.port", 70000, "at '/metrics/port'"),
-        ("proxyConfig.spec.mode", "nft", "at '/proxyConfig/spec/mode': 'nft' does not match pattern '^(nftables|ipvs|iptables|userspace|"),
+        ("proxyConfig.spec.mode", "nft", "'nft' does not match pattern '^(nftables|ipvs|iptables|userspace|"),
         ("proxyConfig.spec.modes", [], "at '/proxyConfig/spec': additional properties 'modes' not allowed"),
         ("proxyConfig.spec.ipvs", {"strictArp": True}, "additional properties 'strictArp' not allowed"),
         ("proxyConfig.spec.nodePortRanges", [{}], "at '/proxyConfig/spec/nodePortRanges/0': missing property 'range'"),
