@@ -14,7 +14,7 @@ from pointsman.dataplane.iptables.ruleset import Ruleset
 from pointsman.dataplane.iptables.saved import packets, parse
 from pointsman.dataplane.iptables.tools import Failure, Tools, detect, find_culprit
 from pointsman.dataplane.iptables.variant import VARIANTS
-from pointsman.dataplane.iptables.watch import LegacyWatch, NftWatch
+from pointsman.dataplane.iptables.watch import LegacyWatch, NftWatch, has_nft_chain
 from pointsman.dataplane.protocol import DataplaneError, PlainDataplane, ServerTraffic, Support, Traffic, Written
 from pointsman.model.plan import IPV4, IPV6, Delta
 
@@ -301,14 +301,12 @@ class IptablesDataplane(PlainDataplane):
 
 def has_traces() -> bool:
     """Tell whether an agent left chains in either variant of the thread's network namespace; changes nothing."""
-    for tools in (Tools(variant) for variant in VARIANTS):
-        for family in _FAMILIES:
-            try:
-                if tools.is_installed and has_hint(_saved(tools, family)):
-                    return True
-            except DataplaneError:
-                continue
-    return False
+    legacy = Tools("legacy")
+    try:
+        is_legacy = legacy.is_installed and any(has_hint(_saved(legacy, family)) for family in _FAMILIES)
+    except DataplaneError:
+        is_legacy = False
+    return is_legacy or any(has_nft_chain(family, NAT, HINT) for family in _FAMILIES)
 
 
 def _saved(tools: Tools, family: Family) -> str:

@@ -13,17 +13,24 @@ import struct
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, Protocol
 
-from pointsman.dataplane.netlink import NftMonitor, NftSocket, attributes
-from pointsman.dataplane.nftables.wire import GETGEN
+from pointsman.dataplane.netlink import NftMonitor, NftSocket, attributes, string
+from pointsman.dataplane.nftables.wire import GETCHAIN, GETGEN, af
 from pointsman.dataplane.protocol import DataplaneError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from contextlib import AbstractContextManager
 
-_OURS: Final = re.compile(rb"KUBE-(?!KUBELET)|POINTSMAN-HINT")
+    from pointsman.model.plan import Family
+
+_OURS: Final = re.compile(
+    rb"KUBE-(?:SERVICES|EXTERNAL-SERVICES|NODEPORTS|POSTROUTING|MARK-MASQ|MARK-OFF-CLUSTER|FORWARD|PROXY-FIREWALL|FIREWALL"
+    rb"|(?:SVC|SVL|EXT|FW|SEP)-[A-Z2-7]{16})\0|POINTSMAN-HINT\0"
+)
 """In every message about one of our chains, a rule in it, or a rule that leads there."""
 _TABLES: Final = ("nat", "filter")
+_CHAIN_TABLE: Final = 1
+_CHAIN_NAME: Final = 3
 _GET_INFO: Final = 64
 """IPT_SO_GET_INFO and IP6T_SO_GET_INFO (linux/netfilter_ipv4/ip_tables.h)."""
 _INFO: Final = struct.Struct("=32s11III")
@@ -108,6 +115,21 @@ class NftWatch:
     def _generation(self) -> int:
         fields = dict(attributes(self._wire.get(GETGEN, 0)))
         return int(struct.unpack(">I", fields[1])[0])
+
+
+def has_nft_chain(family: Family, table: str, chain: str) -> bool:
+    """Tell whether nf_tables has a chain, in the network namespace of the calling thread; cheap."""
+    try:
+        wire = NftSocket()
+    except OSError:
+        return False
+    try:
+        wire.get(GETCHAIN, af(family), string(_CHAIN_TABLE, table) + string(_CHAIN_NAME, chain))
+    except OSError:
+        return False
+    finally:
+        wire.close()
+    return True
 
 
 class LegacyWatch:
