@@ -18,7 +18,7 @@ from pointsman.model.problems import Problem
 from pointsman.policy.own_schedulers import Scheduler
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from importlib.metadata import EntryPoint
 
     from pointsman.api.names import Mode
@@ -48,9 +48,10 @@ class Own(NamedTuple):
 def find_own() -> Own:
     """Look for what the installed packages add; schedulers are imported, dataplanes not yet."""
     problems: list[Problem] = []
-    dataplanes = {point.name: _opener(point) for point in _usable(DATAPLANES, problems)}
+    installed = entry_points()
+    dataplanes = {point.name: _opener(point) for point in _usable(installed.select(group=DATAPLANES), problems)}
     schedulers: dict[str, Scheduler] = {}
-    for point in _usable(SCHEDULERS, problems):
+    for point in _usable(installed.select(group=SCHEDULERS), problems):
         try:
             schedulers[point.name] = _scheduler(point)
         except Exception as error:  # noqa: BLE001 - somebody else's code may raise anything when it is imported
@@ -64,10 +65,10 @@ def origin_of(point: EntryPoint) -> str:
     return f"{point.dist.name} {point.dist.version}" if point.dist is not None else point.value
 
 
-def _usable(group: str, problems: list[Problem]) -> list[EntryPoint]:
+def _usable(points: Iterable[EntryPoint], problems: list[Problem]) -> list[EntryPoint]:
     """Return the entry points of a group that have a good name; of two with the same name the first by package."""
     found: dict[str, EntryPoint] = {}
-    for point in sorted(entry_points(group=group), key=lambda point: (point.name, origin_of(point), point.value)):
+    for point in sorted(points, key=lambda point: (point.name, origin_of(point), point.value)):
         if not is_own_name(point.name):
             remedy = "give it one with a domain of yours before it, in lower case, such as example.com/name"
             problems.append(_problem(point, f'"{point.name}" is no name for it', remedy))
