@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pointsman.dataplane.nftables import NftablesDataplane
+from pointsman.dataplane.protocol import DataplaneError
 from pointsman.lab.network import Network
 from pointsman.lab.servers import Servers
 from support.latest import Latest
@@ -19,6 +21,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pointsman.api.names import Mode
+    from pointsman.dataplane.protocol import Written
+    from pointsman.model.plan import Plan
+
+    from .conftest import Ground
 
 pytestmark = [pytest.mark.needs("nftables", "connection tracking", "IPv6"), pytest.mark.timeout(600)]
 
@@ -46,4 +52,61 @@ def node(_needs: None, _node: Latest[ChangingNode]) -> ChangingNode:
 @pytest.mark.parametrize(("before", "after"), list(pairwise(WAY)))
 def test_nobody_notices_a_change(node: ChangingNode, before: Mode, after: Mode) -> None:
     node.put_in_force(before)
-    assert str(node.change(after)) == documented()[before, after]
+    assert str(node.change(after, connections=100)) == documented()[before, after]
+
+
+class Unlucky(NftablesDataplane):
+    """Writes the whole plan, and then fails: it decides already."""
+
+    def adopt(self, plan: Plan) -> Written:
+        super().adopt(plan)
+        raise DataplaneError("the second family is busy")
+
+
+def test_nobody_notices_a_change_that_fails_half_way(ground: Ground) -> None:
+    with changing_node(ground, {"nftables": Unlucky}) as node:
+        node.put_in_force("iptables")
+        before = rules_of(ground)
+        outcomes = []
+        seen = node.watch(lambda: outcomes.append(node.ask_for("nftables")))
+        assert str(seen) == documented()["iptables", "nftables"]
+        (facts,) = [outcome.facts for outcome in outcomes]
+        assert (facts.mode, facts.wanted, facts.why) == ("iptables", "nftables", "nftables: the second family is busy")
+        assert rules_of(ground) == before, "nothing of the other one is left"
+
+
+def rules_of(ground: Ground) -> list[str]:
+    """Return all chains of all families and their rules, without counters."""
+    listing = ground.node.namespace.run("nft", "-s", "list", "ruleset")
+    return [line for line in listing.splitlines() if "counter packets" not in line]
+
+
+class Slow(NftablesDataplane):
+    """Carries connections as long as it is told to."""
+
+    carries = True
+
+    def retire(self, limit: float) -> None:
+        del limit
+
+    def carried(self) -> int:
+        return int(self.carries)
+
+
+def test_a_mode_that_comes_back_while_it_drains_loses_nothing(ground: Ground) -> None:
+    opened: list[Slow] = []
+
+    def open_slow() -> Slow:
+        opened.append(Slow())
+        return opened[-1]
+
+    with changing_node(ground, {"nftables": open_slow}) as node:
+        node.put_in_force("nftables")
+        assert str(node.change("iptables")) == documented()["nftables", "iptables"]
+        assert node.draining() == {"nftables": 1}
+        assert str(node.change("nftables")) == documented()["iptables", "nftables"]
+        assert node.draining() == {}
+        assert str(node.change("iptables")) == documented()["nftables", "iptables"]
+        opened[-1].carries = False
+        assert node.draining() == {}
+        assert "table ip pointsman " not in ground.node.namespace.run("nft", "list", "ruleset")

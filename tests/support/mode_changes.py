@@ -11,6 +11,7 @@ import re
 import threading
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -28,12 +29,13 @@ from pointsman.policy.planner import Planner
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from typing import Self
 
     from kernel.conftest import Ground
     from pointsman.agent.outcome import Outcome
     from pointsman.api.names import Mode
+    from pointsman.dataplane.protocol import Dataplane
     from pointsman.lab.network import Host
     from pointsman.model.parse import Object
 
@@ -130,16 +132,34 @@ def _ask(sock: socket.socket) -> str:
 class ChangingNode:
     """The ground, with a syncer on its node.
 
+    Args:
+        ground: where the node is.
+        instead: dataplanes in place of the real ones, by mode.
+        tcp, flows: how many connections and flows are held.
+
     Attributes:
         syncer: to be called within the node's namespace.
     """
 
-    def __init__(self, ground: Ground, *, tcp: int = 200, flows: int = 20) -> None:
+    def __init__(
+        self,
+        ground: Ground,
+        instead: Mapping[Mode, Callable[[], Dataplane]] = MappingProxyType({}),
+        *,
+        tcp: int = 200,
+        flows: int = 20,
+    ) -> None:
         self.ground = ground
         self._tcp, self._flows = tcp, flows
         self._generation = 0
         self._conntrack: list[Conntrack] = []
-        kernel = dataclasses.replace(real_kernel(), conntrack=self._open_conntrack, sysctls=lambda *_: ())
+        real = real_kernel()
+        kernel = dataclasses.replace(
+            real,
+            dataplanes={**real.dataplanes, **instead},
+            conntrack=self._open_conntrack,
+            sysctls=lambda *_: (),
+        )
         self.syncer = Syncer(Planner(ground.node.name), kernel)
         self._known: list[Object] = _objects(ground)
 
@@ -160,12 +180,15 @@ class ChangingNode:
             self.syncer.disturbed()
         return self.sync()
 
-    def put_in_force(self, mode: Mode) -> Outcome:
-        """Change the mode, if it is another one."""
+    def ask_for(self, mode: Mode) -> Outcome:
+        """Write another mode into the configuration."""
         new, self._known = self._known, []
-        outcome = self.sync(self.configure(mode), *new)
+        return self.sync(self.configure(mode), *new)
+
+    def put_in_force(self, mode: Mode) -> None:
+        """Change the mode, if it is another one."""
+        outcome = self.ask_for(mode)
         assert (outcome.error, outcome.facts.mode) == ("", mode), (outcome.error, outcome.facts.why)
-        return outcome
 
     def draining(self) -> dict[Mode, int]:
         """Return the modes that drain."""
@@ -178,6 +201,10 @@ class ChangingNode:
             mode: the new one.
             connections: how many each client makes before the change, and after it.
         """
+        return self.watch(lambda: self.put_in_force(mode), connections=connections)
+
+    def watch(self, act: Callable[[], object], *, connections: int = 20) -> Seen:
+        """Do something to the node while clients connect and talk."""
         client, node = self.ground.client, self.ground.node
         # By family and to the node port: all ways in.
         per_way = self._tcp // 4
@@ -188,7 +215,7 @@ class ChangingNode:
             loads = [stack.enter_context(Load(client, at, port, timeout=_PATIENCE)) for at, port, _ in ways]
             loads.append(stack.enter_context(Load(client, VIP[4], 80, "udp", timeout=_PATIENCE)))
             _wait(loads, connections)
-            self.put_in_force(mode)
+            act()
             _wait(loads, connections)
             for _ in range(3):
                 self.tend()
@@ -220,9 +247,11 @@ class ChangingNode:
 
 
 @contextmanager
-def changing_node(ground: Ground) -> Iterator[ChangingNode]:
+def changing_node(
+    ground: Ground, instead: Mapping[Mode, Callable[[], Dataplane]] = MappingProxyType({})
+) -> Iterator[ChangingNode]:
     """Put a syncer on a ground's node, which has one Service; at the end nothing of it is left."""
-    made = ChangingNode(ground)
+    made = ChangingNode(ground, instead)
     try:
         yield made
     finally:
