@@ -86,6 +86,18 @@ def test_a_dataplane_of_ones_own_comes_in_force_and_goes_again(node: Supervised)
     assert server_at(node.ground.client, VIP) == node.ground.pods[0].name
 
 
+def test_commands_of_a_node_know_it(node: Supervised) -> None:
+    node.write("web.json", *web(node))
+    node.write("config.json", config(mode=TOY_MODE))
+    node.start()
+    files = ("-f", str(node.manifests), "--node-name", "node-1")
+    assert node.run("diff", *files) == ""
+    node.agent.kill()
+    told = node.run("cleanup")
+    assert TOY_MODE in told
+    assert tables(node) == set()
+
+
 def test_what_it_left_is_gone_after_a_start_in_another_mode(node: Supervised) -> None:
     node.write("web.json", *web(node))
     node.write("config.json", config(mode=TOY_MODE))
@@ -117,6 +129,7 @@ def test_a_scheduler_of_ones_own_has_its_shares_in_real_packets(node: Supervised
     assert not unlikely(seen, {first: 18, second: 1, third: 1})
     elements = node.ground.node.namespace.run("nft", "list", "map", "ip", "pointsman", "endpoints")
     assert elements.count("10.96.0.1 . tcp . 80") == 20
+    assert node.run("diff", "-f", str(node.manifests), "--node-name", "node-1") == ""
 
 
 def test_a_restart_writes_nothing(node: Supervised) -> None:
