@@ -9,6 +9,7 @@ from pointsman.dataplane.iptables import IptablesDataplane
 from pointsman.dataplane.iptables.tools import Tools
 from pointsman.dataplane.ipvs import IpvsDataplane
 from pointsman.dataplane.nftables import NftablesDataplane
+from pointsman.dataplane.userspace import UserspaceDataplane
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,6 +27,8 @@ def open_dataplane(node: Host, mode: Mode, *, clock: Callable[[], float] = time.
             return NftablesDataplane()
         if mode == "iptables":
             return cast("Dataplane", _Entered(IptablesDataplane(clock=clock), node))
+        if mode == "userspace":
+            return cast("Dataplane", _Entered(UserspaceDataplane(clock), node))
         return cast("Dataplane", _Entered(IpvsDataplane(clock=clock), node))
 
 

@@ -49,6 +49,16 @@ def real_kernel(
 
         return IptablesDataplane(time.monotonic)
 
+    def open_nftables() -> Dataplane:
+        from pointsman.dataplane.userspace.loopback import WithLoopback  # noqa: PLC0415 (as above)
+
+        return WithLoopback(NftablesDataplane())
+
+    def open_userspace() -> Dataplane:
+        from pointsman.dataplane.userspace import UserspaceDataplane  # noqa: PLC0415 (as above)
+
+        return UserspaceDataplane(time.monotonic)
+
     def set_sysctls(
         config: NodeConfiguration, families: frozenset[Family], mode: Mode
     ) -> tuple[Problem, ...]:  # fmt: skip
@@ -62,7 +72,13 @@ def real_kernel(
         )
 
     return Kernel(
-        dataplanes={"nftables": NftablesDataplane, "ipvs": open_ipvs, "iptables": open_iptables, **own},
+        dataplanes={
+            "nftables": open_nftables,
+            "ipvs": open_ipvs,
+            "iptables": open_iptables,
+            "userspace": open_userspace,
+            **own,
+        },
         conntrack=Conntrack,
         sysctls=set_sysctls,
         traces=_may_have_traces,
@@ -74,6 +90,8 @@ def _may_have_traces(mode: Mode) -> bool:
         from pointsman.dataplane.iptables.dataplane import has_traces  # noqa: PLC0415 (as above)
 
         return has_traces()
+    if mode == "userspace":
+        return _has_table("pointsman-userspace")
     return mode != "ipvs" or _IPVS_LISTING.exists() or _has_table("pointsman-ipvs")
 
 

@@ -1,0 +1,375 @@
+"""The userspace dataplane: a proxy with a port for each frontend, and the rules that lead connections there."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Final
+
+from pointsman.dataplane.ipvs.routes import LocalRoutes
+from pointsman.dataplane.nftables.fixed import FixedTable
+from pointsman.dataplane.nftables.layout import PLACES, address_text, frontend_of
+from pointsman.dataplane.nftables.port import NftPort
+from pointsman.dataplane.nftables.readback import read_held
+from pointsman.dataplane.nftables.structure import read_structure
+from pointsman.dataplane.nftables.wire import WireDraft, first_told
+from pointsman.dataplane.protocol import DataplaneError, PlainDataplane, ServerTraffic, Support, Traffic, Written
+from pointsman.dataplane.userspace.port import OWN_PRIORITY, Wish
+from pointsman.dataplane.userspace.proxy import Place, Proxy, Target
+from pointsman.dataplane.userspace.rules import PROXY_ADDRESSES, SCHEMA
+from pointsman.dataplane.userspace.table import Entry, Table, everybody, is_served
+from pointsman.model.plan import IPV4, IPV6, Backend, Delta, Frontend, NodeSettings, Plan
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from pointsman.dataplane.nftables.wire import Elements
+    from pointsman.dataplane.userspace.proxy import Tally
+    from pointsman.dataplane.userspace.table import Change
+    from pointsman.model.plan import Answer, Family, Pool
+
+SCHEDULERS: Final = ("rr",)
+ROUTE_PROTOCOL: Final = 113
+"""Whose the route to the proxy is (``ip route show table local proto 113``); 112 is that of the mode `ipvs`."""
+
+_FAMILIES: Final[tuple[Family, ...]] = (IPV4, IPV6)
+_NO_SCTP: Final = "mode userspace has no SCTP, as the proxy copies streams and datagrams; use another mode for it"
+
+
+class UserspaceDataplane(PlainDataplane):
+    """The mode `userspace` (see `pointsman.dataplane.protocol.Dataplane`).
+
+    Everything happens in the network namespace of the thread that made it, which has to be the one that calls; the
+    proxy has a thread of its own.
+
+    Args:
+        clock: monotonic seconds.
+    """
+
+    mode = "userspace"
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        """Open the way to the kernel.
+
+        Raises:
+            DataplaneError: the kernel has no nf_tables, or the process may not use them; with the remedy.
+            OSError: it has no rtnetlink.
+        """
+        self._clock = clock
+        self._port = NftPort(SCHEMA.table)
+        self._routes = LocalRoutes(ROUTE_PROTOCOL)
+        self._fixed = {family: FixedTable(SCHEMA, family, self._port) for family in _FAMILIES}
+        self._proxy = Proxy("userspace proxy", priority=OWN_PRIORITY)
+        self._reset()
+
+    def _reset(self) -> None:
+        """Know nothing of what the kernel holds."""
+        self._tables = {family: Table(family) for family in _FAMILIES}
+        self._settings: NodeSettings | None = None
+        self._left_alone: set[Family] = set()
+        self._next_check = 0.0
+        self._ends: float | None = None
+        self._disturbed = False
+
+    def support(self) -> Support:
+        """See `Dataplane.support`."""
+        reason = self._port.reason_against()
+        return Support(available=not reason, schedulers=() if reason else SCHEDULERS, reason=reason)
+
+    def adopt(self, plan: Plan) -> Written:
+        """See `Dataplane.adopt`.
+
+        A port that a former agent had is taken again for the same frontend, if it is free: UDP clients go on.
+        """
+        # From here on everything is looked at, so only what happens meanwhile or later is a disturbance.
+        self._port.listen()
+        self._settings, self._disturbed, self._ends = plan.settings, False, None
+        self._next_check = self._clock() + plan.settings.sync_period
+        refused: dict[str, str] = {}
+        errors: list[str] = []
+        added = removed = 0
+        self._left_alone.clear()
+        for family in _FAMILIES:
+            answers = {frontend: answer for frontend, answer in plan.answers.items() if frontend.family == family}
+            try:
+                draft = self._adopt_family(family, answers, plan.settings, refused)
+            except (DataplaneError, OSError) as error:
+                if answers or family == IPV4:
+                    errors.append(str(error))
+                self._left_alone.add(family)
+                continue
+            added, removed = added + draft.added, removed + draft.removed
+        if errors:
+            raise DataplaneError("; ".join(errors))
+        self._close_unused()
+        self._proxy.set_idle_timeout(plan.settings.userspace.udp_idle_timeout)
+        return Written(added, removed, refused)
+
+    def apply(self, delta: Delta) -> Written:
+        """See `Dataplane.apply`."""
+        if self._settings is None:
+            raise DataplaneError("adopt a plan before a delta is applied")
+        if delta.settings is not None:
+            answers = {f: entry.answer for table in self._tables.values() for f, entry in table.entries.items()}
+            answers = {f: answer for f, answer in answers.items() if f not in delta.removed}
+            return self.adopt(Plan({**answers, **delta.changed}, delta.settings))
+        refused: dict[str, str] = {}
+        added = removed = 0
+        for family in _FAMILIES:
+            changed = {frontend: answer for frontend, answer in delta.changed.items() if frontend.family == family}
+            if changed and family in self._left_alone:
+                raise DataplaneError(f"adopt a plan before a delta of IPv{family} is applied")
+            entries: dict[Frontend, Entry | None] = {f: None for f in delta.removed if f.family == family}
+            entries |= self._entries(changed, {}, self._settings, refused)
+            draft = WireDraft(SCHEMA, family)
+            change = self._tables[family].change(entries, draft)
+            self._commit(family, draft, change, self._tables[family])
+            added, removed = added + draft.added, removed + draft.removed
+        self._close_unused()
+        return Written(added, removed, refused)
+
+    def read(self) -> Mapping[Frontend, tuple[Backend, ...]]:
+        """See `Dataplane.read`.
+
+        The kernel knows a frontend's port alone. Who answers there, this proxy knows of its own ports, and nobody of
+        those of another process.
+        """
+        found: dict[Frontend, tuple[Backend, ...]] = {}
+        own = self._proxy.endpoints()
+        for family in _FAMILIES:
+            if read_structure(self._port.wire, SCHEMA, family) is None:
+                continue
+            for name, elements in read_held(self._port.wire, SCHEMA, family).items():
+                kind = name.removeprefix("node-port-")
+                if kind.removesuffix("-inside") not in {"ports", "refused", "dropped"}:
+                    continue
+                for key, value in elements.items():
+                    frontend = _frontend_of(family, name, key)
+                    known: tuple[Backend, ...] = ()
+                    if kind.startswith("ports") and _endpoint(family, value) in own:
+                        known = self._backends(frontend, inside=name.endswith("-inside"))
+                    found[frontend] = tuple(sorted({*found.get(frontend, ()), *known}))
+        return found
+
+    def disturbed(self) -> bool:
+        """See `Dataplane.disturbed`."""
+        found = self._port.disturbed() or self._disturbed
+        self._disturbed = False
+        return found
+
+    def tend(self) -> None:
+        """Look after the routes each `sync_period`; end what a retired proxy still carries when its time is over.
+
+        Raises:
+            DataplaneError: connections wait since no file is left for them; with the remedy.
+        """
+        now = self._clock()
+        if self._ends is not None and now >= self._ends:
+            self._ends = None
+            self._proxy.stop()
+        if self._settings is not None and now >= self._next_check:
+            self._next_check = now + self._settings.sync_period
+            try:
+                self._disturbed = self._disturbed or any(not self._has_route(f) for f in _FAMILIES)
+            except OSError as error:
+                raise DataplaneError(f"routes can't be read: {error}") from error
+        if self._proxy.problem:
+            raise DataplaneError(self._proxy.problem)
+
+    def traffic(self) -> Mapping[Frontend, Traffic]:
+        """See `Dataplane.traffic`; the proxy counts, from its start on."""
+        tallies = self._proxy.tallies()
+        return {
+            frontend: _traffic(frontend, entry.answer, tallies)
+            for table in self._tables.values()
+            for frontend, entry in table.entries.items()
+        }
+
+    def retire(self, limit: float) -> None:
+        """See `Dataplane.retire`: nothing leads to the proxy any more; what came before goes on, at most `limit`."""
+        self._settings = None
+        for family in _FAMILIES:
+            if family not in self._left_alone:
+                self._write_family(family, {}, NodeSettings())
+        # Also connections that are under way now are let in, as the ports stay open.
+        self._proxy.accept_all()
+        self._ends = self._clock() + limit
+
+    def carried(self) -> int:
+        """See `Dataplane.carried`."""
+        return self._proxy.carried()
+
+    def own_endpoints(self) -> frozenset[tuple[str, int]]:
+        """Return address and port of what connections are translated to in place of backends."""
+        return self._proxy.endpoints()
+
+    def cleanup(self) -> None:
+        """Delete the tables and the routes, and end all connections."""
+        for fixed in self._fixed.values():
+            fixed.delete()
+        self._proxy.stop()
+        try:
+            for family in _FAMILIES:
+                self._routes.change(family, (), self._routes.read(family))
+        except OSError as error:
+            raise DataplaneError(f"the proxy's route can't be removed: {error}") from error
+        self._reset()
+
+    def close(self) -> None:
+        """End all connections and close the sockets; the rules stay, and lead nowhere: connections are refused."""
+        self._proxy.stop()
+        self._port.close()
+        self._routes.close()
+
+    def _adopt_family(
+        self, family: Family, answers: Mapping[Frontend, Answer], settings: NodeSettings, refused: dict[str, str]
+    ) -> WireDraft:  # fmt: skip
+        if not self._has_route(family):
+            self._routes.change(family, [_route(family)], ())
+        found = self._fixed[family].look(drop_invalid=True)
+        entries = self._entries(answers, _ports_held(family, found.held), settings, refused)
+        return self._write_family(family, entries, settings, found.held)
+
+    def _write_family(
+        self,
+        family: Family,
+        entries: Mapping[Frontend, Entry],
+        settings: NodeSettings,
+        held: Mapping[str, Elements] | None = None,
+    ) -> WireDraft:
+        """Write a family's table whole; `held` is what it holds, if that is known."""
+        if held is None:
+            held = self._fixed[family].look(drop_invalid=True).held
+        table, draft = Table(family), WireDraft(SCHEMA, family)
+        self._commit(family, draft, table.adoption(entries, settings, held, draft), table)
+        self._tables[family] = table
+        self._fixed[family].seal(drop_invalid=True)
+        return draft
+
+    def _commit(self, family: Family, draft: WireDraft, change: Change, table: Table) -> None:
+        messages = draft.messages()
+        refusals = self._port.transact(messages) if messages else ()
+        if refusals:
+            raise DataplaneError(f"nftables refused to {first_told(SCHEMA, family, messages, refusals).text}")
+        table.accept(change)
+
+    def _entries(
+        self,
+        answers: Mapping[Frontend, Answer],
+        former: Mapping[Target, int],
+        settings: NodeSettings,
+        refused: dict[str, str],
+    ) -> dict[Frontend, Entry]:
+        """Open the ports that answers need, and say where they are.
+
+        Args:
+            answers: by frontend.
+            former: ports that the kernel's elements lead to.
+            settings: of the node.
+            refused: gets a text for each frontend that cannot be served.
+        """
+        wishes = {target: wish for f, answer in answers.items() for target, wish in wishes_of(f, answer)}
+        places = {
+            target: Place(
+                PROXY_ADDRESSES[target.frontend.family], (former[target], 0) if target in former else (0,)
+            )
+            for target in wishes
+        }  # fmt: skip
+        opened = self._proxy.change(wishes, places, settings.userspace.udp_idle_timeout)
+        refused |= {name_of(target.frontend): text for target, text in opened.refused.items()}
+        refused |= {name_of(frontend): _NO_SCTP for frontend in answers if frontend.protocol == "sctp"}
+        return {
+            frontend: Entry(
+                answer, opened.ports.get(Target(frontend), 0), opened.ports.get(Target(frontend, inside=True), 0)
+            )
+            for frontend, answer in answers.items()
+        }
+
+    def _close_unused(self) -> None:
+        """Close the ports that no element leads to any more."""
+        used = {
+            target
+            for table in self._tables.values()
+            for frontend, entry in table.entries.items()
+            for target, _ in wishes_of(frontend, entry.answer)
+        }
+        self._proxy.close_ports(self._proxy.targets() - used)
+
+    def _backends(self, frontend: Frontend, *, inside: bool) -> tuple[Backend, ...]:
+        entry = self._tables[frontend.family].entries.get(frontend)
+        if entry is None:
+            return ()
+        pool = entry.answer.pool if inside else everybody(entry.answer)
+        return tuple(
+            Backend(backend.address, backend.port, backend.weight) for backend in pool.backends if backend.weight
+        )
+
+    def _has_route(self, family: Family) -> bool:
+        return family in self._left_alone or _route(family) in self._routes.read(family)
+
+
+def wishes_of(frontend: Frontend, answer: Answer) -> Iterator[tuple[Target, Wish]]:
+    """Return the ports that a frontend needs: none for a pool in which nobody gets new connections."""
+    if frontend.protocol == "sctp":
+        return
+    if is_served(everybody(answer)):
+        yield Target(frontend), _wish(everybody(answer), answer)
+    if answer.outside is not None and is_served(answer.pool):
+        yield Target(frontend, inside=True), _wish(answer.pool, answer)
+
+
+def name_of(frontend: Frontend) -> str:
+    """Name a frontend for people."""
+    return f"{frontend.address}:{frontend.port}/{frontend.protocol}"
+
+
+def _wish(pool: Pool, answer: Answer) -> Wish:
+    return Wish(pool.backends, answer.affinity)
+
+
+def _route(family: Family) -> str:
+    return f"{PROXY_ADDRESSES[family]}/{32 if family == IPV4 else 128}"
+
+
+def _frontend_of(family: Family, name: str, key: bytes) -> Frontend:
+    # Sets of the mode nftables that have the same keys.
+    found = frontend_of(family, "node-port-services" if name.startswith(PLACES[1]) else "services", key)
+    return found or Frontend(family, "", "tcp", 0)
+
+
+def _endpoint(family: Family, value: bytes) -> tuple[str, int]:
+    size = 4 if family == IPV4 else 16
+    return address_text(family, value[:size]), int.from_bytes(value[size : size + 2], "big")
+
+
+def _ports_held(family: Family, held: Mapping[str, Elements]) -> dict[Target, int]:
+    """Return the ports that elements lead to."""
+    found: dict[Target, int] = {}
+    for place in PLACES:
+        for view in ("", "-inside"):
+            name = f"{place}ports{view}"
+            for key, value in held[name].items():
+                address, port = _endpoint(family, value)
+                if address == PROXY_ADDRESSES[family]:
+                    found[Target(_frontend_of(family, name, key), inside=bool(view))] = port
+    return found
+
+
+def _traffic(frontend: Frontend, answer: Answer, tallies: Mapping[Target, Tally]) -> Traffic:
+    counted = [tallies[target] for target in (Target(frontend), Target(frontend, inside=True)) if target in tallies]
+    backends = {
+        (backend.address, backend.port): backend.weight
+        for pool in (answer.pool, everybody(answer))
+        for backend in pool.backends
+    }
+    return Traffic(
+        sum(tally.total for tally in counted),
+        {
+            key: ServerTraffic(
+                sum(tally.backends.get(key, (0, 0))[0] for tally in counted),
+                weight,
+                sum(tally.backends.get(key, (0, 0))[1] for tally in counted),
+                0,
+            )
+            for key, weight in backends.items()
+        },
+    )

@@ -1,0 +1,102 @@
+"""How many files the proxy may have open, and what becomes of new connections when there are no more."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import resource
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pointsman.dataplane.userspace.loop import Loop, Timer
+
+_LOG: Final = logging.getLogger(__name__)
+
+RESERVE: Final = 128
+"""So many files are left to the rest of the agent: its connections to the API server, netlink, its own HTTP server."""
+PATIENCE: Final = 0.5
+"""Seconds until it is tried again, when no connection ends before."""
+NO_ROOM: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+"""The kernel has no file, or no memory, for one more socket."""
+
+_REMEDY: Final = "raise the limit of open files (ulimit -n; LimitNOFILE= of the service or container runtime)"
+
+
+def raise_limit() -> int:
+    """Let this process have as many open files as the system allows it.
+
+    Returns:
+        How many that is.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard
+
+
+class Room:
+    """Counts the proxy's open files. While there is no room nobody accepts; clients wait in the kernel's queues.
+
+    Args:
+        loop: for the next try.
+        limit: files that the whole process may have open.
+
+    Attributes:
+        problem: why new connections wait, with the remedy; "" when they don't.
+    """
+
+    def __init__(self, loop: Loop, limit: int) -> None:
+        self._loop = loop
+        self._limit = limit
+        self._most = max(limit - RESERVE, limit // 2)
+        self._used = 0
+        self._waiting: dict[Callable[[], None], None] = {}
+        self._timer: Timer | None = None
+        self.problem = ""
+
+    def has(self, files: int) -> bool:
+        """Tell whether so many more files may be opened."""
+        return self._used + files <= self._most
+
+    def take(self, files: int) -> None:
+        """Count files that were opened."""
+        self._used += files
+
+    def give(self, files: int) -> None:
+        """Count files that were closed; who waits goes on in the loop's next turn."""
+        self._used -= files
+        if self._waiting and (self._timer is None or self._timer.due > self._loop.now):
+            self._set_timer(0.0)
+
+    def wait(self, resume: Callable[[], None], error: OSError | None = None) -> None:
+        """Have `resume` called when there may be room again.
+
+        Args:
+            resume: goes on; it calls `wait` again when there is none after all.
+            error: what the kernel said; None when it is the count that is full.
+        """
+        if not self.problem:
+            self.problem = (
+                f"no more connections can be opened: {error.strerror}; {_REMEDY}"
+                if error
+                else f"no more connections can be opened: the proxy has {self._used} files of {self._limit}; {_REMEDY}"
+            )
+            _LOG.warning("new connections wait. %s", self.problem)
+        self._waiting[resume] = None
+        if self._timer is None:
+            self._set_timer(PATIENCE)
+
+    def _set_timer(self, seconds: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.later(seconds, self._resume)
+
+    def _resume(self) -> None:
+        self._timer = None
+        waiting, self._waiting = self._waiting, {}
+        for resume in waiting:
+            resume()
+        if self.problem and not self._waiting:
+            _LOG.info("there is room for new connections again")
+            self.problem = ""
