@@ -128,7 +128,7 @@ def _put_cluster(planner: Planner, origin: Origin) -> tuple[Problem, ...]:
     try:
         asyncio.run(_read_cluster(planner, origin, problems))
     except TimeoutError as error:
-        why = "; ".join(map(str, problems)) or "nothing was heard of it"
+        why = "; ".join(map(str, problems)) or "look whether it is the right one, or raise --timeout"
         raise LoadError(f"the API server did not tell all in {origin.timeout:g} s: {why}") from error
     except SourceError as error:
         raise LoadError(str(error)) from error
