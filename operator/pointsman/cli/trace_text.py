@@ -85,16 +85,13 @@ def told(difference: Difference, wanted: Wanted, held: Mapping[Frontend, tuple[B
         case "extra":
             what = f"the kernel has {where}, the plan has not"
         case _:
-            counts = len(wanted.backends[difference.frontend]), len(held[difference.frontend])
-            lacks = _joined_all("lacks", difference.missing)
-            has = _joined_all("has besides", difference.extra)
-            what = (
-                f"{where}: the plan has {_many(counts[0])}, the kernel {counts[1]}: it {' and '.join((*lacks, *has))}"
-            )
+            planned = _count(len(wanted.backends[difference.frontend]), "backends")
+            what = f"{where}: the plan has {planned}, the kernel {len(held[difference.frontend])}: it "
+            what += " and ".join((*_all("lacks", difference.missing), *_all("has besides", difference.extra)))
     return f"{what}; run `pointsman diff`"
 
 
-def _joined_all(verb: str, backends: tuple[Backend, ...]) -> tuple[str, ...]:
+def _all(verb: str, backends: tuple[Backend, ...]) -> tuple[str, ...]:
     if not backends:
         return ()
     names = [f"{_joined(each.address, each.port)} (weight {each.weight})" for each in backends[:_MOST]]
@@ -102,8 +99,8 @@ def _joined_all(verb: str, backends: tuple[Backend, ...]) -> tuple[str, ...]:
     return (f"{verb} {', '.join(names)}{more}",)
 
 
-def _many(count: int) -> str:
-    return f"{count} backend" if count == 1 else f"{count} backends"
+def _count(number: int, word: str) -> str:
+    return f"{number:,} {word.removesuffix('s') if number == 1 else word}"
 
 
 def _lines(trace: Trace) -> Iterator[str]:
@@ -126,14 +123,14 @@ def _lines(trace: Trace) -> Iterator[str]:
 
 
 def _frontend(held: HeldFrontend) -> Iterator[str]:
-    counted = f"  {held.connections:,} connections so far" if held.connections is not None else ""
+    counted = f"  {_count(held.connections, 'connections')} so far" if held.connections is not None else ""
     yield f"  {_named(held.frontend)}{counted}"
     if not held.backends:
         yield "    no backend gets new connections"
     for backend in held.backends:
         parts = [f"weight {backend.weight}" if backend.weight else "gets nothing new"]
         numbers = ((backend.connections, "connections"), (backend.active, "active"), (backend.inactive, "inactive"))
-        parts += [f"{number:,} {word}" for number, word in numbers if number is not None]
+        parts += [_count(number, word) for number, word in numbers if number is not None]
         mark = "->" if backend.weight else "--"
         yield f"    {mark} {_joined(backend.address, backend.port)}  {', '.join(parts)}"
 

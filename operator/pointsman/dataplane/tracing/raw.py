@@ -70,7 +70,7 @@ def _elements(schema: Schema, family: Family, frontends: Collection[Frontend]) -
         owner = _owner(layout, family)
         if owner is None:
             continue
-        for key, value in elements.items():
+        for key, value in sorted(elements.items()):
             if owner(key) in frontends:
                 yield f"{ip_of(family)} {schema.table} {name}: {_text(layout, key, value)}"
 
