@@ -11,7 +11,7 @@ import pytest
 from pointsman.lab.traffic import fetch
 from support.agents import METRICS_PORT, Supervised, seconds_until, server_at, supervised
 from support.manifests import service, slices
-from support.plugins import TOY, installed
+from support.plugins import TOY, installed, metadata
 from support.proxied import client_address, give_addresses, reach, unlikely, vip
 
 if TYPE_CHECKING:
@@ -165,3 +165,25 @@ def test_one_that_is_not_there_is_a_problem_of_the_service(node: Supervised) -> 
         'Service test/web: metadata.annotations[pointsman.dev/scheduler]: "example.com/fastest" is not there in mode '
         'nftables, which is in force; "random" is used; pip install the package that has it'
     ) in node.log.read_text("utf-8")
+
+
+def test_what_cannot_be_used_is_told_at_the_start_and_is_no_crash(
+    ground: Ground, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = tmp_path / "site"
+    points = {
+        "pointsman.dataplanes": {"example.com/bad": "bad:x"},
+        "pointsman.schedulers": {"example.com/bad": "bad:x"},
+    }
+    metadata(site, "bad", "1.0", points)
+    (site / "bad.py").write_text("raise RuntimeError('no hardware')\n", "utf-8")
+    monkeypatch.setenv("PYTHONPATH", str(site))
+    with supervised(ground, tmp_path) as node:
+        node.write("web.json", *web(node, "example.com/bad"))
+        node.write("config.json", config(mode="example.com/bad"))
+        node.start()
+        assert mode_of(node) == "nftables"
+        assert everybody(node)
+        log = node.log.read_text("utf-8")
+    assert "bad 1.0: entry point example.com/bad: pointsman.schedulers: it cannot be used (RuntimeError: no hard" in log
+    assert "the dataplane example.com/bad of bad 1.0 cannot be imported: RuntimeError: no hardware" in log
