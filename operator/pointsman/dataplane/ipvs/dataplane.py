@@ -12,17 +12,18 @@ from pointsman.dataplane.ipvs.counting import Counting
 from pointsman.dataplane.ipvs.entries import Entry, key_of, servers
 from pointsman.dataplane.ipvs.kernel import IpvsKernel
 from pointsman.dataplane.ipvs.objects import ServerKey
-from pointsman.dataplane.ipvs.records import RECORDS, Marks, made_local, marks_of, records_of
+from pointsman.dataplane.ipvs.reading import read_former_records, read_records
+from pointsman.dataplane.ipvs.records import Marks, made_local, marks_of, records_of
 from pointsman.dataplane.ipvs.rules import SCHEMA
-from pointsman.dataplane.ipvs.servers import ADD, DELETE, Held, Servers
+from pointsman.dataplane.ipvs.servers import DELETE, Held, Servers
 from pointsman.dataplane.ipvs.spots import Places
 from pointsman.dataplane.ipvs.table import Table
+from pointsman.dataplane.ipvs.telling import NO_MARK, TAKEN, Count, told
 from pointsman.dataplane.nftables.fixed import FixedTable
 from pointsman.dataplane.nftables.layout import address_octets, address_text
 from pointsman.dataplane.nftables.port import NftPort
-from pointsman.dataplane.nftables.structure import SETS_KEY, read_structure, sets_checksum
-from pointsman.dataplane.nftables.wire import WireDraft, first_told, read_elements
-from pointsman.dataplane.protocol import DataplaneError, PlainDataplane, Support, Written
+from pointsman.dataplane.nftables.wire import WireDraft, first_told
+from pointsman.dataplane.protocol import DataplaneError, PlainDataplane, Support
 from pointsman.dataplane.sysctl import SYSCTL_ROOT
 from pointsman.model.plan import (
     IPV4,
@@ -42,9 +43,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pointsman.dataplane.ipvs.servers import Command
-    from pointsman.dataplane.netlink import Refusal
     from pointsman.dataplane.nftables.wire import Elements
-    from pointsman.dataplane.protocol import Traffic
+    from pointsman.dataplane.protocol import Traffic, Written
     from pointsman.model.plan import Delta, Family
 
 _FAMILIES: Final[tuple[Family, ...]] = (IPV4, IPV6)
@@ -52,14 +52,6 @@ _DRAIN_PAUSE: Final = 1.0
 """Seconds from one look at draining real servers to the next one."""
 _GONE: Final = frozenset({errno.ESRCH, errno.ENOENT})
 _NOBODY: Final = Answer("", "rr", Pool())
-_TAKEN: Final = (
-    "the virtual server {} belongs to another program; remove it (`kube-proxy --cleanup`, or `ipvsadm -D`), or name "
-    "its network in spec.ipvs.excludeCIDRs, to leave it to that program"
-)
-_NO_MARK: Final = (
-    "no firewall mark is left for virtual server {}: clients inside the cluster reach only what those outside do; have "
-    "fewer Services with externalTrafficPolicy: Local"
-)
 
 
 class IpvsDataplane(PlainDataplane):
@@ -234,9 +226,9 @@ class IpvsDataplane(PlainDataplane):
     def _retire(self, limit: float) -> None:
         """Let go at once what no connection needs, and the rest when its connections have ended."""
         settings = NodeSettings(drop_invalid=False, ipvs=IpvsSettings(graceful_termination=limit))
-        held, known = self._kernel.servers(), {family: self._known(family) for family in _FAMILIES}
+        known = {family: read_records(self._port.wire, family) for family in _FAMILIES}
         self._made_local = {family: made_local(known[family]) for family in _FAMILIES}
-        records = self._written() | self._recorded()
+        held, records = self._kernel.servers(), self._written() | self._recorded()
         self._servers.adopt({key: Held(*held[key], spot.protocol) for key, spot in records.items() if key in held})
         connections = self._kernel.connections(self._servers.held.keys())
         self._drop([key for key, counts in connections.items() if not any(counts.values())])
@@ -265,7 +257,7 @@ class IpvsDataplane(PlainDataplane):
         self._places = Places(settings, self._kernel.watch.read())
         self._servers.limit, self._servers.patient = settings.ipvs.graceful_termination, self._retired
         self._next_check = self._clock() + settings.sync_period
-        known = {family: self._former(family) for family in _FAMILIES}
+        known = {family: read_former_records(self._port.wire, family) for family in _FAMILIES}
         found = {family: self._fixed[family].look(drop_invalid=settings.drop_invalid).held for family in _FAMILIES}
         known = {family: known[family] or found[family] for family in _FAMILIES}
         held = self._kernel.servers()
@@ -279,7 +271,7 @@ class IpvsDataplane(PlainDataplane):
             for family in _FAMILIES
         }
         self._servers.adopt({key: Held(*held[key], f.protocol) for key, f in records.items() if key in held})
-        count, refused = _Count(self._servers), dict[str, str]()
+        count, refused = Count(self._servers), dict[str, str]()
         self._lost.clear()
         self._made_local = {family: made_local(known[family]) for family in _FAMILIES}
         spots = self._spots(self._answers) | {records[key] for key in self._servers.held}
@@ -294,7 +286,7 @@ class IpvsDataplane(PlainDataplane):
 
     def _apply(self, frontends: Iterable[Frontend]) -> Written:
         """Bring frontends to what is answered there now."""
-        count, refused = _Count(self._servers), dict[str, str]()
+        count, refused = Count(self._servers), dict[str, str]()
         spots = self._spots(frontends)
         known = {spot for spot in spots if spot in self._tables[spot.family].entries}
         strangers = self._kernel.there({key_of(spot) for spot in spots - known})
@@ -337,9 +329,9 @@ class IpvsDataplane(PlainDataplane):
             if key_of(spot) not in strangers:
                 entry = found[spot] = self._entry(spot)
                 if entry and entry.answer.outside and not entry.mark:
-                    refused[str(key_of(spot))] = _NO_MARK.format(key_of(spot))
+                    refused[str(key_of(spot))] = NO_MARK.format(key_of(spot))
             elif not self._places.is_excluded(spot.address):
-                refused[str(key_of(spot))] = _TAKEN.format(key_of(spot))
+                refused[str(key_of(spot))] = TAKEN.format(key_of(spot))
         return found
 
     def _entry(self, spot: Frontend) -> Entry | None:
@@ -374,7 +366,7 @@ class IpvsDataplane(PlainDataplane):
         entries: Mapping[Frontend, Entry | None],
         found: Mapping[str, Elements],
         settings: NodeSettings,
-        count: _Count,
+        count: Count,
     ) -> None:
         table, draft = Table(family), WireDraft(SCHEMA, family)
         wanted = {spot: entry for spot, entry in entries.items() if spot.family == family and entry is not None}
@@ -388,7 +380,7 @@ class IpvsDataplane(PlainDataplane):
         self._fixed[family].seal(drop_invalid=settings.drop_invalid)
 
     def _write_sets(
-        self, family: Family, entries: Mapping[Frontend, Entry | None], count: _Count
+        self, family: Family, entries: Mapping[Frontend, Entry | None], count: Count
     ) -> set[bytes]:  # fmt: skip
         """Write a delta of the sets; return the addresses that have to be made local."""
         table, draft = self._tables[family], WireDraft(SCHEMA, family)
@@ -399,7 +391,7 @@ class IpvsDataplane(PlainDataplane):
         table.accept(change)
         return change.came
 
-    def _commit(self, family: Family, draft: WireDraft, count: _Count) -> None:
+    def _commit(self, family: Family, draft: WireDraft, count: Count) -> None:
         messages = draft.messages()
         if not messages:
             return
@@ -433,7 +425,7 @@ class IpvsDataplane(PlainDataplane):
                 continue
             self._servers.forget(command.key)
             self._lost.add(command.key)
-            refused.setdefault(str(command.key), _told(command, refusal))
+            refused.setdefault(str(command.key), told(command, refusal))
 
     def _routes_of(self, table: Table) -> set[str]:
         """Return the networks that have to be local for a table's frontends."""
@@ -468,9 +460,9 @@ class IpvsDataplane(PlainDataplane):
         self._run(self._servers.finish(counts), refused)
         self._carried = sum(counts.get(key, {}).get(real, 0) for key, real in self._servers.draining)
         self._disturbed = self._disturbed or bool(refused)
-        self._sweep(_Count(self._servers), refused)
+        self._sweep(Count(self._servers), refused)
 
-    def _sweep(self, count: _Count, refused: Mapping[str, str]) -> None:
+    def _sweep(self, count: Count, refused: Mapping[str, str]) -> None:
         """Take spots out of the sets whose last virtual server is gone, and marks that nobody needs any more.
 
         After a refusal nothing is certain, and what is ours has to stay on record until the next full comparison.
@@ -499,23 +491,7 @@ class IpvsDataplane(PlainDataplane):
 
     def _recorded(self) -> dict[ServerKey, Frontend]:
         """Read which virtual servers are ours."""
-        return {key: spot for f in _FAMILIES for key, spot in records_of(f, self._known(f)).items()}
-
-    def _known(self, family: Family) -> Mapping[str, Elements]:
-        """Read the sets that say what is ours; without a table there is none."""
-        return {name: self._elements(family, name) for name in RECORDS}
-
-    def _former(self, family: Family) -> Mapping[str, Elements]:
-        """Read the same from a table that another release made and that can't stay; else nothing."""
-        known = read_structure(self._port.wire, SCHEMA, family)
-        is_ours = known is None or known.get(SETS_KEY) == sets_checksum(SCHEMA, family)
-        return {} if is_ours else self._known(family)
-
-    def _elements(self, family: Family, name: str) -> Elements:
-        try:
-            return read_elements(self._port.wire, SCHEMA, family, name)
-        except FileNotFoundError:
-            return {}
+        return {key: spot for f in _FAMILIES for key, spot in records_of(f, read_records(self._port.wire, f)).items()}
 
     def _is_intact(self) -> bool:
         """Tell whether IPVS and the routes hold what we wrote there, and the node has the addresses that it had."""
@@ -529,31 +505,3 @@ class IpvsDataplane(PlainDataplane):
 
     def _has_same_addresses(self) -> bool:
         return self._settings is None or Places(self._settings, self._kernel.watch.read()) == self._places
-
-
-class _Count:
-    """What a sync adds and removes."""
-
-    def __init__(self, servers: Servers) -> None:
-        self._servers = servers
-        self._before = servers.added, servers.removed
-        self._added = self._removed = 0
-
-    def add(self, draft: WireDraft) -> None:
-        self._added += draft.added
-        self._removed += draft.removed
-
-    def written(self, refused: Mapping[str, str]) -> Written:
-        added, removed = self._before
-        return Written(
-            self._added + self._servers.added - added, self._removed + self._servers.removed - removed, refused
-        )
-
-
-def _told(command: Command, refusal: Refusal) -> str:
-    if command.verb == ADD and command.real is None:
-        if refusal.error == errno.EEXIST:
-            return _TAKEN.format(command.key)
-        if refusal.error == errno.ENOENT:
-            return f"the kernel lacks the scheduler of virtual server {command.key}; choose another one"
-    return f"IPVS refused to {command}: {refusal}"
