@@ -50,8 +50,9 @@ def test_the_version_is_printed() -> None:
 
 def test_the_help_names_every_command() -> None:
     output = CliRunner().invoke(app, ["--help"]).output
-    for command in ("agent", "operator", "render", "explain", "top", "lab", "cleanup", "crds", "uninstall"):
-        assert command in output
+    looking = ("render", "explain", "diff", "top", "trace")
+    for command in ("agent", "operator", *looking, "lab", "migrate", "cleanup", "crds", "uninstall"):
+        assert f"\n  {command} " in output
 
 
 def test_the_agent_gets_its_defaults(calls: Calls) -> None:
