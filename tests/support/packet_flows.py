@@ -47,6 +47,7 @@ class Stage(msgspec.Struct):
         verdict = case["output"]["verdict"]
         if not serves(self.mode, case["protocol"]) and verdict == "dnat":
             verdict = "reject"
+        hidden = hides_clients(self.mode) and verdict == "dnat"
         # What the proxy leaves alone is answered by the node's own server.
         endpoints = [destination] if verdict == "none" else map(_endpoint, case["output"]["endpoints"])
         return Flow(
@@ -55,7 +56,7 @@ class Stage(msgspec.Struct):
             case["protocol"],
             VERDICTS[verdict],
             frozenset(endpoints),
-            CONTEXT["nodeIP"]["IPv4"] if case["masq"] or hides_clients(self.mode) else case["sourceIP"],
+            CONTEXT["nodeIP"]["IPv4"] if case["masq"] or hidden else case["sourceIP"],
             source=case["sourceIP"],
         )
 
