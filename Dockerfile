@@ -39,9 +39,10 @@ LABEL org.opencontainers.image.title="pointsman" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
-# nftables is for people: `nft list ruleset` in an agent's container. The agent itself needs the library alone.
+# nftables is for people: `nft list ruleset` in an agent's container. The agent itself needs the library alone, and
+# iptables (both of its variants) in the mode of that name.
 RUN apt-get update \
-    && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends libnftables1 nftables python3 \
+    && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends iptables libnftables1 nftables python3 \
     && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/cache/debconf/*-old /var/log/apt /var/log/dpkg.log
 COPY --from=build /opt/pointsman /opt/pointsman
 ENV PATH=/opt/pointsman/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \

@@ -26,7 +26,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def test_it_has_the_modes_of_this_release(root: Path) -> None:
-    assert set(real_kernel(root).dataplanes) == {"nftables", "ipvs"}
+    assert set(real_kernel(root).dataplanes) == {"nftables", "ipvs", "iptables", "userspace"}
 
 
 @pytest.mark.parametrize(("mode", "value", "told"), [("ipvs", "1\n", 0), ("nftables", "0\n", 1)])
@@ -50,3 +50,9 @@ def test_traces_of_ipvs_are_its_module_or_its_table(
     monkeypatch.setattr(kernel, "_has_table", lambda name: table and name == "pointsman-ipvs")
     assert real_kernel().traces("ipvs") is expected
     assert real_kernel().traces("nftables"), "it costs nothing to look"
+
+
+def test_traces_of_iptables_are_its_hint(monkeypatch: pytest.MonkeyPatch) -> None:
+    for expected in (True, False):
+        monkeypatch.setattr("pointsman.dataplane.iptables.dataplane.has_traces", lambda found=expected: found)
+        assert real_kernel().traces("iptables") is expected

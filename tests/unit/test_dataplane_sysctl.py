@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from pointsman.api.proxyconfig import Conntrack, Ipvs
-from pointsman.dataplane.sysctl import apply_conntrack, apply_ipvs, check_forwarding
+from pointsman.api.proxyconfig import Conntrack, Iptables, Ipvs
+from pointsman.dataplane.sysctl import apply_conntrack, apply_iptables, apply_ipvs, check_forwarding
 
 KERNEL = {
     "max": 65536,
@@ -224,3 +224,18 @@ def test_another_refusal_for_ipvs_says_where_to_look(ipvs: Path, monkeypatch: py
     monkeypatch.setattr(Path, "write_text", refuse)
     found = apply_ipvs(Ipvs(), ipvs, "6.1.0")
     assert found[0].remedy == "see why `sysctl -w net.ipv4.vs.conntrack=1` fails on the node"
+
+
+def test_loopback_is_routed_where_node_ports_are_asked_for_there(tmp_path: Path) -> None:
+    parameter = tmp_path / "net/ipv4/conf/all/route_localnet"
+    parameter.parent.mkdir(parents=True)
+    parameter.write_text("0\n")
+    assert apply_iptables(Iptables(), tmp_path) == ()
+    assert parameter.read_text() == "0\n"
+    assert apply_iptables(Iptables(localhost_node_ports=True), tmp_path) == ()
+    assert parameter.read_text() == "1\n"
+    parameter.unlink()
+    parameter.parent.rmdir()
+    (problem,) = apply_iptables(Iptables(localhost_node_ports=True), tmp_path)
+    assert problem.field == "spec.iptables.localhostNodePorts"
+    assert "route_localnet" in problem.message

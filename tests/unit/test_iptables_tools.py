@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from pointsman.dataplane.iptables import tools as tools_module
 from pointsman.dataplane.iptables.pieces import cut, whole
+from pointsman.dataplane.iptables.probing import reason_against
 from pointsman.dataplane.iptables.tools import Done, Tools, detect, failure_in, find_culprit, refused
 from pointsman.dataplane.iptables.variant import Look, choose, look_at
 from pointsman.dataplane.protocol import DataplaneError
@@ -143,6 +144,7 @@ def test_what_the_kernel_lacks_is_found_by_trial() -> None:
 
 
 ABSENT, EMPTY = Look(is_installed=False), Look(is_installed=True)
+LOCKED = Look(is_installed=True, is_readable=False)
 
 
 @pytest.mark.parametrize(
@@ -161,6 +163,8 @@ ABSENT, EMPTY = Look(is_installed=False), Look(is_installed=True)
         (look_at([RULES]), look_at([RULES, RULES]), "nft", "legacy"),
         (look_at([RULES, RULES]), look_at([RULES]), "legacy", "nft"),
         (look_at([RULES]), look_at([RULES]), "legacy", "legacy"),
+        (look_at([RULES]), LOCKED, "nft", "legacy"),
+        (look_at([HINT]), LOCKED, "legacy", "nft"),
     ],
 )
 def test_the_variant_is_the_one_that_the_node_uses(nft: Look, legacy: Look, default: str, chosen: str | None) -> None:
@@ -168,7 +172,7 @@ def test_the_variant_is_the_one_that_the_node_uses(nft: Look, legacy: Look, defa
 
 
 def test_rules_are_counted_over_tables_and_families() -> None:
-    assert look_at([RULES + RULES, RULES]) == Look(is_installed=True, has_hint=False, rules=6)
+    assert look_at([RULES + RULES, RULES]) == Look(is_installed=True, rules=6)
 
 
 def test_detection_asks_both_variants() -> None:
@@ -229,3 +233,22 @@ def test_what_is_small_is_left_whole() -> None:
     text = section(":KUBE-A - [0:0]", "-A KUBE-A -j DROP")
     assert cut(text, {}) == whole(text)
     assert (whole(text).text, whole(text).commits) == (text, 1)
+
+
+def test_a_legacy_variant_that_may_not_be_read_is_the_nodes() -> None:
+    def run(command: Sequence[str], text: str = "") -> Done:
+        if "legacy" in command[0]:
+            return Done(1, "", "iptables-save v1.8.9 (legacy): Cannot initialize: Permission denied (you must be root)")
+        return Programs()(command, text)
+
+    found = detect(run)
+    assert found is not None
+    assert found.variant == "legacy"
+    assert re.search(r"legacy\) does not work here .*CAP_NET_RAW.*agent\.iptablesLegacy", reason_against(found))
+
+
+def test_modules_that_the_kernel_lacks_are_named() -> None:
+    lacking = Tools("nft", Programs(refusal=r"-m (?:recent|statistic) "))
+    assert reason_against(lacking).endswith("run `modprobe -a xt_statistic xt_recent`")
+    assert reason_against(Tools("nft", Programs())) == ""
+    assert "CAP_NET_ADMIN" in reason_against(Tools("nft", Programs(refusal="nat")))

@@ -22,6 +22,10 @@ class Agent(Pod):
     """Mount the node's `/proc/sys/net`, so that `spec.conntrack` of a ProxyConfig can be put in force, and what the
     mode `ipvs` needs. The agent is not privileged, and its own `/proc/sys` is read-only."""
 
+    iptables_legacy: bool = False
+    """Give agents what the mode `iptables` needs on nodes that use the legacy iptables (`iptables --version` says
+    `legacy` there): the capability `NET_RAW`, and the node's `/run/xtables.lock`. Others need neither."""
+
     state_dir: Annotated[str, Field(pattern="^/.+")] = "/var/lib/pointsman"
     """Directory of the node in which an agent keeps its last configuration, for a start without the API server."""
 

@@ -39,7 +39,7 @@ def reason_against(tools: Tools) -> str:
             return ""
         failure = tools.restore(IPV4, f"*nat\n:{TRIAL} - [0:0]\n-X {TRIAL}\nCOMMIT\n")
     except DataplaneError as error:
-        return str(error)
+        return _cannot(tools, str(error))
     if failure is not None:
         return _cannot(tools, failure.text)
     modules = " ".join(dict.fromkeys(lacking))
@@ -52,13 +52,11 @@ def _lacking(tools: Tools, table: str, rules: Mapping[str, str]) -> list[str]:
 
 def _cannot(tools: Tools, words: str) -> str:
     """Say what to do where not even an empty chain can be made."""
-    if "lock" in words:
-        remedy = "let the agent write /run/xtables.lock of the node (chart: agent.iptablesLegacy=true)"
-    elif "ermission" in words or "not permitted" in words:
-        needed = "CAP_NET_ADMIN" if tools.variant == "nft" else "CAP_NET_ADMIN and CAP_NET_RAW"
-        remedy = f"run as root or grant {needed}"
-    elif tools.variant == "nft":
-        remedy = "run `modprobe -a nf_tables nft_compat nft_chain_nat`"
+    if tools.variant == "nft":
+        remedy = "it needs CAP_NET_ADMIN, and the kernel's modules: `modprobe -a nf_tables nft_compat nft_chain_nat`"
     else:
-        remedy = "run `modprobe -a ip_tables iptable_nat iptable_filter`"
+        remedy = (
+            "the node uses the legacy one, which needs CAP_NET_ADMIN and CAP_NET_RAW, /run/xtables.lock "
+            "(chart: agent.iptablesLegacy=true), and the kernel's modules: `modprobe -a ip_tables iptable_nat iptable_filter`"
+        )
     return f"iptables ({tools.variant}) does not work here ({words}); {remedy}"

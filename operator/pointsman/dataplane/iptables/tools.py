@@ -268,7 +268,8 @@ def _look(tools: Tools) -> Look:
         try:
             listings += [tools.save(family)] if tools.is_used(family) else []
         except DataplaneError:
-            continue  # a kernel without it, or without this family
+            if tools.variant == "legacy":
+                return Look(is_installed=True, is_readable=False)
     return look_at(listings)
 
 

@@ -28,11 +28,13 @@ class Look(msgspec.Struct, frozen=True):
 
     Attributes:
         is_installed: its program is there.
+        is_readable: what it holds is known; False for one that is in use, and may not be read.
         has_hint: kubelet uses it.
         rules: of all tables and both families.
     """
 
     is_installed: bool
+    is_readable: bool = True
     has_hint: bool = False
     rules: int = 0
 
@@ -60,6 +62,8 @@ def choose(nft: Look, legacy: Look, default: Variant = "nft") -> Variant | None:
     """
     if not (nft.is_installed and legacy.is_installed):
         return "nft" if nft.is_installed else "legacy" if legacy.is_installed else None
+    if not (nft.has_hint or legacy.is_readable):
+        return "legacy"  # it says what it lacks when it is asked to work
     if nft.has_hint or legacy.has_hint:
         return "nft" if nft.has_hint else "legacy"
     if nft.rules == legacy.rules:
