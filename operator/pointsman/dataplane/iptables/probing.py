@@ -57,6 +57,6 @@ def _cannot(tools: Tools, words: str) -> str:
     else:
         remedy = (
             "the node uses the legacy one, which needs CAP_NET_ADMIN and CAP_NET_RAW, /run/xtables.lock "
-            "(chart: agent.iptablesLegacy=true), and the kernel's modules: `modprobe -a ip_tables iptable_nat iptable_filter`"
+            "(chart: agent.iptablesLegacy=true), and kernel modules: `modprobe -a ip_tables iptable_nat iptable_filter`"
         )
     return f"iptables ({tools.variant}) does not work here ({words}); {remedy}"
