@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -8,6 +8,9 @@ from pointsman.api.proxyconfig import ProxyConfigSpec
 from pointsman.model.objects import Node, ServiceCIDR
 from pointsman.model.plan import IpvsSettings
 from pointsman.policy.settings import node_settings, settings_problems
+
+if TYPE_CHECKING:
+    from pointsman.api.names import Mode
 
 ADDRESSES = ("192.168.0.2", "192.168.1.2", "2001:db8::1")
 NODE = Node("n", addresses=ADDRESSES, pod_cidrs=("10.1.0.0/24",))
@@ -50,6 +53,25 @@ def test_node_port_networks_in_mode_ipvs(fields: dict[str, Any], expected: tuple
     assert node_settings(_spec(**fields), NODE, ADDRESSES, [], mode="ipvs").node_port_cidrs == expected
 
 
+@pytest.mark.parametrize(
+    ("mode", "fields", "expected"),
+    [
+        ("nftables", {}, False),
+        ("nftables", {"nodePortAddresses": ["all"]}, False),
+        ("nftables", {"nodePortAddresses": ["primary", "localhost"]}, True),
+        ("userspace", {}, False),
+        ("userspace", {"nodePortAddresses": ["all", "localhost"]}, True),
+        ("iptables", {"nodePortAddresses": ["localhost"]}, False),
+        ("ipvs", {"nodePortAddresses": ["localhost"]}, False),
+    ],
+)
+def test_the_proxy_serves_loopback_where_it_is_asked_for(mode: Mode, fields: dict[str, Any], expected: bool) -> None:  # noqa: FBT001 (of the table)
+    found = node_settings(_spec(**fields), NODE, ADDRESSES, [], mode=mode)
+    assert found.localhost_node_ports is expected
+    if mode in {"nftables", "userspace"}:
+        assert not {"127.0.0.0/8", "::1/128"} & set(found.node_port_cidrs)
+
+
 def test_what_ipvs_needs_to_know() -> None:
     spec = _spec(
         syncPeriod="10s",
@@ -88,7 +110,7 @@ def test_invalid_packets_pass_when_tracking_is_liberal() -> None:
         ({}, ADDRESSES, True, []),
         ({}, (), True, ["Node n"]),
         ({}, (), False, []),
-        ({"nodePortAddresses": ["localhost"]}, ADDRESSES, False, ["ProxyConfig c"]),
+        ({"nodePortAddresses": ["localhost"]}, ADDRESSES, False, []),
         ({"mode": "ipvs", "scheduler": "rr"}, ADDRESSES, True, []),
         ({"mode": "ipvs", "scheduler": "lc"}, ADDRESSES, True, ["ProxyConfig c"]),
         ({"mode": "ipvs", "fallbackModes": ["iptables"]}, ADDRESSES, True, ["ProxyConfig c"]),

@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 
 _EVERYWHERE: Final = ("0.0.0.0/0", "::/0")
 _LOOPBACK: Final = ("127.0.0.0/8", "::1/128")
-_WITHOUT_LOOPBACK: Final = ("nftables", "ipvs")
-"""Modes without node ports on loopback; in kube-proxy they are the same (KEP-3866, `pkg/proxy/ipvs/README.md`)."""
+_PROXIED_LOOPBACK: Final = ("nftables", "userspace")
+"""Modes in which node ports answer on loopback through the userspace proxy alone, so that no network stands for them."""
+_WITHOUT_LOOPBACK: Final = ("ipvs",)
+"""Modes without node ports on loopback; in kube-proxy it is the same (`pkg/proxy/ipvs/README.md`)."""
 _FIELD: Final = "spec.nodePortAddresses"
 
 
@@ -54,7 +56,7 @@ def node_settings(
         drop_invalid=not config.conntrack.tcp_be_liberal,
         sync_period=config.sync_period,
         drain_timeout=config.drain_timeout,
-        localhost_node_ports=mode == "nftables" and "localhost" in config.node_port_addresses_in(mode),
+        localhost_node_ports=mode in _PROXIED_LOOPBACK and "localhost" in config.node_port_addresses_in(mode),
         ipvs=_ipvs(config),
         iptables=IptablesSettings(config.iptables.masquerade_bit, config.iptables.localhost_node_ports),
         userspace=UserspaceSettings(config.userspace.udp_idle_timeout),
@@ -177,7 +179,7 @@ def _node_port_cidrs(config: NodeConfiguration, addresses: tuple[str, ...], mode
             case "all":
                 cidrs += _EVERYWHERE
             case "localhost":
-                cidrs += _LOOPBACK if mode not in _WITHOUT_LOOPBACK else ()
+                cidrs += _LOOPBACK if mode not in (*_PROXIED_LOOPBACK, *_WITHOUT_LOOPBACK) else ()
             case network:
                 cidrs.append(network)
     return cidrs
