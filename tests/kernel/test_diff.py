@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from support.agents import Supervised, seconds_until, supervised
+from pointsman.lab.traffic import fetch
+from support.agents import METRICS_PORT, Supervised, seconds_until, supervised
 from support.manifests import service, slices
 
 if TYPE_CHECKING:
@@ -74,6 +75,70 @@ def test_an_element_that_goes_is_named_until_it_is_there_again(
     assert (found.returncode, found.stdout.splitlines()) == (1, ["Service test/web:tcp", *lines])
     node.start()
     seconds_until(lambda: not diff(node).stdout)
+
+
+def mode(node: Supervised, name: str) -> None:
+    """Have another mode in force."""
+    spec = {"mode": name, "priority": 1, "podCIDRs": ["192.168.0.0/16", "fd00:192:168::/48"]}
+    head = {"apiVersion": "pointsman.dev/v1alpha1", "kind": "ProxyConfig", "metadata": {"name": "wanted"}}
+    node.write("config.json", {**head, "spec": spec})
+    seconds_until(lambda: fetch(node.ground.node, "127.0.0.1", METRICS_PORT, "/proxyMode")[1].decode() == name)
+
+
+def of_every_kind(node: Supervised) -> None:
+    """Write Services with all that makes plans differ from what modes tell of them."""
+    pods = node.ground.pods
+    weights = {"metadata": {"name": "web-heavy", "annotations": {"pointsman.dev/weight": "3"}}}
+    heavy, drained = next(slices("web", pods[1])), next(slices("web", pods[2]))
+    heavy["metadata"] |= weights["metadata"]
+    drained["metadata"] |= {"name": "web-drained", "annotations": {"pointsman.dev/weight": "0"}}
+    local = service("local", "10.96.0.83", node_port=30083)
+    local["spec"] |= {"externalTrafficPolicy": "Local", "sessionAffinity": "ClientIP", "externalIPs": ["192.0.2.7"]}
+    guarded = service("guarded", "10.96.0.84", node_port=30084)
+    guarded["spec"] |= {"type": "LoadBalancer", "loadBalancerSourceRanges": ["192.168.0.0/16"]}
+    guarded["status"] = {"loadBalancer": {"ingress": [{"ip": "192.0.2.8"}]}}
+    elsewhere = service("elsewhere", "10.96.0.85")
+    elsewhere["spec"]["internalTrafficPolicy"] = "Local"
+    web = service("web", VIP, VIP6, node_port=NODE_PORT)
+    node.write("web.json", web, *slices("web", pods[0]), heavy, drained)
+    node.write("local.json", local, *slices("local", *pods))
+    node.write("guarded.json", guarded, *slices("guarded", *pods))
+    node.put("elsewhere.json", elsewhere, *slices("elsewhere", pods[2]))
+
+
+@pytest.mark.parametrize("name", ["nftables", "iptables", "userspace"])
+def test_each_mode_is_compared_as_it_tells_what_it_holds(node: Supervised, name: str) -> None:
+    of_every_kind(node)
+    mode(node, name)
+    found = diff(node)
+    assert (found.stdout, found.returncode) == ("", 0), found.stderr
+    assert f"frontends, mode {name}\n" in found.stderr
+    assert ("backends are not compared" in found.stderr) == (name == "userspace")
+    # As long as the agent has not told anybody, the mode is the one that the configuration asks for.
+    before = json.loads(diff(node, "--mode", "nftables" if name != "nftables" else "iptables", "-o", "json").stdout)
+    assert before["otherModes"][0]["mode"] == name
+
+
+def test_a_rule_of_iptables_that_goes_is_named(node: Supervised) -> None:
+    mode(node, "iptables")
+    node.agent.kill()
+    rules = node.ground.node.namespace.run("iptables-save", "-t", "nat").splitlines()
+    service_rule = next(rule for rule in rules if rule.startswith("-A KUBE-SERVICES ") and f"-d {VIP}/32" in rule)
+    choice = next(rule for rule in rules if rule.startswith("-A KUBE-SVC-") and "--probability" in rule)
+    iptables(node, choice)
+    assert diff(node).stdout.splitlines() == [
+        "Service test/web:tcp", f"  {VIP}:80/tcp", "-   -> 192.168.1.1:80",
+        f"  node port {NODE_PORT}/tcp (IPv4)", "-   -> 192.168.1.1:80",
+    ]  # fmt: skip
+    iptables(node, service_rule)
+    assert f"- {VIP}:80/tcp" in diff(node).stdout.splitlines()
+    node.start()
+    seconds_until(lambda: not diff(node).stdout)
+
+
+def iptables(node: Supervised, rule: str) -> None:
+    """Delete a rule."""
+    node.ground.node.namespace.run("iptables-restore", "--noflush", stdin=f"*nat\n-D{rule[2:]}\nCOMMIT\n")
 
 
 def test_frontends_that_are_missing_and_unwanted_are_named(node: Supervised) -> None:

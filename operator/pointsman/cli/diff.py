@@ -29,8 +29,8 @@ _PAUSE: Final = 1.0
 _READS: Final = 5
 """So often is a kernel read whose tables change meanwhile."""
 _UNTOLD: Final = (
-    "mode {}: its backends are in the agent's process, and only the frontends can be compared; `pointsman top` has "
-    "the backends"
+    "mode {}: the kernel knows the ports of the agent's proxy alone, so that backends are not compared (`pointsman "
+    "top` has them), nor is it known whether that agent still runs"
 )
 _DRAINS: Final = "mode {}: {} frontends are there for the connections that they carry, and get no new ones"
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from pointsman.model.plan import Backend, Frontend
+from pointsman.model.plan import NODE_PORT, Backend, Frontend
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -58,12 +58,16 @@ def compare(wanted: Wanted, held: Mapping[Frontend, tuple[Backend, ...]]) -> tup
         held: what there is, as `Dataplane.read` says.
 
     Returns:
-        The differences, by Service, then by frontend; those that nobody wants come last.
+        The differences, by Service, then by frontend, node ports behind; those that nobody wants come last.
     """
     found = [difference for frontend in wanted.backends if (difference := _of_wanted(frontend, wanted, held))]
     unwanted = held.keys() - wanted.backends.keys()
     found += [Difference(frontend, "", "extra", extra=_plain(held[frontend])) for frontend in unwanted]
-    return tuple(sorted(found, key=lambda each: (not each.service, each.service, each.frontend)))
+    return tuple(sorted(found, key=_order))
+
+
+def _order(each: Difference) -> tuple[bool, str, bool, Frontend]:
+    return not each.service, each.service, each.frontend.address == NODE_PORT, each.frontend
 
 
 def _of_wanted(
