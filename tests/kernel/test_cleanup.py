@@ -312,6 +312,8 @@ def test_chains_of_our_mode_iptables_are_told_from_kube_proxys(node: Namespace, 
 def test_ours_and_kube_proxys_are_removed_apart(node: Namespace) -> None:
     before = state(node)
     node.run("nft", "add table ip pointsman; add chain ip pointsman c; add table ip6 pointsman-ipvs")
+    for protocol, network in (("112", "10.96.0.0/12"), ("113", "169.254.112.112/32"), ("114", "192.0.2.0/24")):
+        node.run("ip", "route", "add", "local", network, "dev", "lo", "table", "local", "proto", protocol)
     restore(node, IPTABLES, program="iptables", variant="nft")
     cleanup(node)
     tables = node.run("nft", "list", "tables")
@@ -324,7 +326,14 @@ def test_ours_and_kube_proxys_are_removed_apart(node: Namespace) -> None:
         "  table ip pointsman (1 chain, 0 elements of 0 sets)",
         "ipvs: removed",
         "  table ip6 pointsman-ipvs (0 chains, 0 elements of 0 sets)",
+        "  local routes of protocol 112: 10.96.0.0/12",
+        "userspace: removed",
+        "  local routes of protocol 113: 169.254.112.112/32",
     ]
+    routes = node.run("ip", "route", "show", "table", "local")
+    assert "local 192.0.2.0/24 " in routes
+    assert "proto 112" not in routes
+    assert "proto 113" not in routes
     assert ":KUBE-SERVICES" in node.run("iptables-nft-save", "-t", "nat")
     cleanup(node)
     assert state(node) == before

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pointsman.dataplane.userspace.rules import PROXY_ADDRESSES
 from pointsman.lab.traffic import Answered, connect
 from support.agents import Supervised, seconds_until, supervised
 from support.manifests import service, slices
@@ -26,13 +27,19 @@ CLIENT, CLIENT6 = "203.0.113.1", "2001:db8:203::1"
 
 
 @pytest.fixture(params=["nftables", "iptables"])
-def node(ground: Ground, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Supervised]:
+def mode(request: pytest.FixtureRequest) -> str:
+    found: str = request.param
+    return found
+
+
+@pytest.fixture
+def node(ground: Ground, tmp_path: Path, mode: str) -> Iterator[Supervised]:
     with supervised(ground, tmp_path) as made:
         config = {
             "apiVersion": "pointsman.dev/v1alpha1",
             "kind": "ProxyConfig",
             "metadata": {"name": "chosen"},
-            "spec": {"mode": request.param, "priority": 1, "podCIDRs": ["192.168.0.0/16", "fd00:192:168::/48"]},
+            "spec": {"mode": mode, "priority": 1, "podCIDRs": ["192.168.0.0/16", "fd00:192:168::/48"]},
         }
         made.write("config.json", config)
         made.write("web.json", service("web", VIP, VIP6, node_port=NODE_PORT), *slices("web", *ground.pods))
@@ -88,7 +95,27 @@ def test_a_connection_is_traced_to_the_backend_that_has_it(
     assert len(kernel["backends"]) == 3
 
 
-def test_counters_count(node: Supervised) -> None:
+@pytest.mark.parametrize("mode", ["userspace"])
+def test_the_proxy_in_the_agent_stands_between_client_and_backend(node: Supervised) -> None:
+    with closing(held_connection(node, VIP)):
+
+        def counted() -> bool:
+            (kernel,) = trace(node, f"{VIP}:80")["kernel"]
+            return sum(backend["connections"] for backend in kernel["backends"]) == 1
+
+        seconds_until(counted)
+        found = trace(node, f"{VIP}:80")
+        text = said(node, f"{VIP}:80")
+    (connection,) = found["connections"]
+    assert connection["answering"][0] == PROXY_ADDRESSES[4]
+    assert [backend["weight"] for backend in found["kernel"][0]["backends"]] == [1, 1, 1]
+    assert found["differences"] == []
+    assert f"  ip pointsman-userspace ports: {VIP} . tcp . 80 : {PROXY_ADDRESSES[4]} . " in text
+    assert "(the proxy in the agent)  ESTABLISHED" in text
+    assert "note        mode userspace has its backends in the agent's process" in text
+
+
+def test_counters_count(node: Supervised, mode: str) -> None:
     for _ in range(4):
         assert isinstance(connect(node.ground.client, VIP, 80), Answered)
 
@@ -99,7 +126,8 @@ def test_counters_count(node: Supervised) -> None:
 
     seconds_until(counted)
     node.agent.stop()
-    if trace(node, f"{VIP}:80")["mode"] == "nftables":
+    assert trace(node, f"{VIP}:80")["mode"] == mode
+    if mode == "nftables":
         assert counted(), "the kernel itself is asked where no agent is"
 
 
@@ -131,9 +159,9 @@ def test_what_the_kernel_lacks_is_told(node: Supervised) -> None:
     assert "difference  the plan has 10.96.0.81:80/tcp for test/new:tcp, the kernel has not" in text
 
 
-def test_the_kernels_own_words_are_there(node: Supervised) -> None:
+def test_the_kernels_own_words_are_there(node: Supervised, mode: str) -> None:
     found = trace(node, f"{VIP}:80")
-    if found["mode"] == "nftables":
+    if mode == "nftables":
         assert any(line.startswith(f"ip pointsman services: {VIP} . tcp . 80 : ") for line in found["raw"])
         assert sum(line.startswith(f"ip pointsman endpoints: {VIP} . tcp . 80 . ") for line in found["raw"]) == 3
     else:

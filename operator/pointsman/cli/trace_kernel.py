@@ -69,7 +69,7 @@ def trace_kernel(
     return Trace(
         explanation=explanation,
         mode=live.mode,
-        kernel=tuple(_held_frontend(each, held[each], traffic.get(each)) for each in frontends if each in held),
+        kernel=tuple(_held_frontend(each, held[each], traffic.get(each), want) for each in frontends if each in held),
         raw=raw(live.mode, family_of(source), frontends),
         connections=tuple(read_tracked(source, *destination)),
         ipvs_connections=tuple(read_connections(source, *destination)),
@@ -119,13 +119,17 @@ def _frontends(explanation: Explanation, *, is_own: bool) -> Iterator[Frontend]:
         yield node_port
 
 
-def _held_frontend(frontend: Frontend, held: tuple[Backend, ...], got: Traffic | None) -> HeldFrontend:
+def _held_frontend(
+    frontend: Frontend, held: tuple[Backend, ...], got: Traffic | None, want: Wanted
+) -> HeldFrontend:  # fmt: skip
     counted = dict(got.backends) if got is not None else {}
     backends = []
     for each in held:
         numbers = counted.pop((each.address, each.port), None)
         backends.append(_held_backend((each.address, each.port), each.weight, numbers))
-    backends += [_held_backend(where, 0, numbers) for where, numbers in sorted(counted.items())]
+    # What only the counters have gets nothing new; unless they alone know the backends.
+    for where, numbers in sorted(counted.items()):
+        backends.append(_held_backend(where, 0 if want.whole else numbers.weight, numbers))
     return HeldFrontend(frontend, got.connections if got is not None else None, tuple(backends))
 
 

@@ -154,6 +154,8 @@ def _answering(trace: Trace, tracked: Tracked) -> str:
     at = trace.explanation.connection
     if tracked.answering == (at.destination, at.port):
         return "not translated"
+    if trace.mode == "userspace":
+        return f"{_joined(*tracked.answering)} (the proxy in the agent)"
     known = {(each.address, each.port) for held in trace.kernel for each in held.backends if each.weight}
     gone = "" if not known or tracked.answering in known else " (gets no new connections)"
     return f"{_joined(*tracked.answering)}{gone}"

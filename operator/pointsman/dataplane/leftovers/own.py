@@ -9,13 +9,17 @@ from pointsman.dataplane.iptables.removal import HINT, has_hint
 from pointsman.dataplane.iptables.saved import parse
 from pointsman.dataplane.iptables.tools import Tools
 from pointsman.dataplane.iptables.variant import VARIANTS
-from pointsman.dataplane.ipvs.routes import LocalRoutes
+from pointsman.dataplane.ipvs.routes import PROTOCOL, LocalRoutes
+from pointsman.dataplane.ipvs.rules import TABLE as IPVS
 from pointsman.dataplane.leftovers import virtual_servers
 from pointsman.dataplane.leftovers.found import Leftover, many
 from pointsman.dataplane.leftovers.kube_proxy import place_of
 from pointsman.dataplane.leftovers.nft_tables import find_tables
 from pointsman.dataplane.netlink import NftSocket
+from pointsman.dataplane.nftables.layout import TABLE as NFTABLES
 from pointsman.dataplane.protocol import DataplaneError
+from pointsman.dataplane.userspace.dataplane import ROUTE_PROTOCOL
+from pointsman.dataplane.userspace.rules import TABLE as USERSPACE
 from pointsman.model.plan import IPV4, IPV6
 
 if TYPE_CHECKING:
@@ -56,11 +60,11 @@ def is_known(mode: str) -> bool:
 
 
 def _nftables(wire: NftSocket) -> list[Leftover]:
-    return find_tables(wire, "pointsman")
+    return find_tables(wire, NFTABLES)
 
 
 def _userspace(wire: NftSocket) -> list[Leftover]:
-    return find_tables(wire, "pointsman-userspace")
+    return [*find_tables(wire, USERSPACE), *_routes(ROUTE_PROTOCOL)]
 
 
 def _iptables(_wire: NftSocket) -> list[Leftover]:
@@ -90,21 +94,20 @@ def _is_ours(table: str, chain: str) -> bool:
 
 
 def _ipvs(wire: NftSocket) -> list[Leftover]:
-    found = find_tables(wire, "pointsman-ipvs")
+    found = find_tables(wire, IPVS)
     there = [key for key in virtual_servers.read_keys() if key in virtual_servers.ours(wire)] if found else []
     if there:
         found.append(Leftover("virtual servers", members=virtual_servers.named(there)))
-    if routes := _routes():
-        found.append(Leftover("local routes", "protocol 112", members=routes))
-    return found
+    return [*found, *_routes(PROTOCOL)]
 
 
-def _routes() -> tuple[str, ...]:
-    routes = LocalRoutes()
+def _routes(protocol: int) -> list[Leftover]:
+    routes = LocalRoutes(protocol)
     try:
-        return tuple(network for family in _FAMILIES for network in sorted(routes.read(family)))
+        found = tuple(network for family in _FAMILIES for network in sorted(routes.read(family)))
     finally:
         routes.close()
+    return [Leftover("local routes", f"protocol {protocol}", members=found)] if found else []
 
 
 _LOOKS: Final[Mapping[str, Callable[[NftSocket], list[Leftover]]]] = {

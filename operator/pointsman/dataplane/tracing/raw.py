@@ -20,6 +20,7 @@ from pointsman.dataplane.nftables.readback import read_held
 from pointsman.dataplane.nftables.schema import SCHEMA as NFTABLES_SCHEMA
 from pointsman.dataplane.nftables.skeleton import ip_of
 from pointsman.dataplane.nftables.structure import read_structure
+from pointsman.dataplane.userspace.rules import SCHEMA as USERSPACE_SCHEMA
 from pointsman.model.plan import IPV4, NODE_PORT
 
 if TYPE_CHECKING:
@@ -50,6 +51,8 @@ def raw(mode: str, family: Family, frontends: Collection[Frontend]) -> tuple[str
             return tuple(_elements(NFTABLES_SCHEMA, family, frontends))
         case "ipvs":
             return (*_servers(family, frontends), *_elements(IPVS_SCHEMA, family, frontends))
+        case "userspace":
+            return tuple(_elements(USERSPACE_SCHEMA, family, frontends))
         case "iptables":
             return tuple(_rules(family, frontends))
         case _:
