@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from pointsman.api.names import MODES
 from pointsman.model.objects import Service, ServicePort
 from support.pictures import HandPicture, ask, config, review
 
@@ -62,20 +63,6 @@ def test_an_old_invalid_one_can_be_labelled_and_deleted() -> None:
     assert warnings(going, written()) == []
 
 
-@pytest.mark.parametrize(
-    ("mode", "fallbacks", "used"),
-    [
-        ("iptables", [], "nftables"),
-        ("userspace", ["iptables", "ipvs"], "ipvs"),
-        ("iptables", ["userspace"], "nftables"),
-    ],
-)
-def test_a_mode_that_is_not_there_yet(mode: str, fallbacks: list[str], used: str) -> None:
-    assert warnings(written(mode=mode, fallbackModes=fallbacks), nodes=NODES) == [
-        f"spec.mode: {mode} is not in this release: nodes are in mode {used}"
-    ]
-
-
 def test_a_mode_of_somebodys_own_is_known_to_nodes_alone() -> None:
     own = written(mode="example.com/toy", fallbackModes=["ipvs", "nftables"], scheduler="quickest")
     assert warnings(own, nodes=NODES) == [
@@ -86,9 +73,9 @@ def test_a_mode_of_somebodys_own_is_known_to_nodes_alone() -> None:
     ]
 
 
-def test_the_modes_that_are_there() -> None:
-    assert warnings(written(mode="nftables"), nodes=NODES) == []
-    assert warnings(written(mode="ipvs", scheduler="lc"), nodes=NODES) == []
+@pytest.mark.parametrize("mode", MODES)
+def test_the_modes_of_this_release(mode: str) -> None:
+    assert warnings(written(mode=mode), nodes=NODES) == []
 
 
 class TestNodes:

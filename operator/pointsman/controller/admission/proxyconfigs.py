@@ -19,12 +19,9 @@ from pointsman.controller.admission.causes import Cause, Verdict
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from pointsman.api.names import Mode
     from pointsman.controller.admission.picture import Picture
     from pointsman.model.objects import Service
 
-_MODES: Final[tuple[Mode, ...]] = ("nftables", "ipvs")
-"""What this release's agents have."""
 _NAMED: Final = 5
 """Objects that a warning names."""
 
@@ -63,15 +60,12 @@ def _cause(problem: FieldProblem) -> Cause:
 
 def _mode_warnings(config: ProxyConfig) -> Iterator[str]:
     wanted = config.spec.mode
-    fallbacks = config.spec.fallback_modes_in_force()
     if is_own_name(wanted):
+        fallbacks = config.spec.fallback_modes_in_force()
         yield (
             f"spec.mode: {wanted} is none of Pointsman's own: nodes are in that mode if the package that has it is in "
             f"the agents' image, else in mode {', or '.join(fallbacks)}"
         )
-    elif wanted not in _MODES:
-        used = next((mode for mode in fallbacks if mode in _MODES), _MODES[0])
-        yield f"spec.mode: {wanted} is not in this release: nodes are in mode {used}"
 
 
 def _cluster_warnings(config: ProxyConfig, picture: Picture) -> Iterator[str]:
