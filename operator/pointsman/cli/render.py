@@ -11,7 +11,7 @@ from pointsman.cli.loading import ConfigFile, Files, LoadError, MoreFiles, NodeN
 if TYPE_CHECKING:
     from pointsman.policy.planner import Planner
 
-_WRITTEN: Final = ("nftables", "ipvs", "userspace")
+_WRITTEN: Final = ("nftables", "ipvs", "iptables", "userspace")
 
 
 def command(
@@ -20,15 +20,16 @@ def command(
     filename: Files,
     node_name: NodeName,
     mode: Annotated[
-        Literal["nftables", "ipvs", "userspace"] | None,
+        Literal["nftables", "ipvs", "iptables", "userspace"] | None,
         typer.Option(help="The dataplane to write for; without it the one that the ProxyConfig asks for."),
     ] = None,
     config: ConfigFile = None,
 ) -> None:
-    """Print what the agent would load on a node: for nftables a script for `nft -f -`, for ipvs a shell script.
+    """Print what the agent would load on a node: a script for `nft -f -`, or for ipvs and iptables a shell script.
 
-    The shell script has the input of `nft -f -` and of `ipvsadm --restore`. For userspace it is the rules that lead to
-    the agent's proxy, as a script for `nft -f -`; nobody answers there without the agent.
+    The shell script has the input of `nft -f -` and of `ipvsadm --restore`, or that of `iptables-restore` and of
+    `ip6tables-restore`. For userspace it is the rules that lead to the agent's proxy, as a script for `nft -f -`;
+    nobody answers there without the agent.
 
     Problems with the manifests go to standard error. The exit status is 0 all the same, as the agent would go on with
     the rest; it is 1 when a file or all objects cannot be read.
@@ -48,8 +49,11 @@ def command(
 
 
 def _script(planner: Planner) -> str:
-    from pointsman.dataplane import ipvs, nftables, userspace  # noqa: PLC0415 (`pointsman --help` needs none of it)
+    # `pointsman --help` needs none of it.
+    from pointsman.dataplane import iptables, ipvs, nftables, userspace  # noqa: PLC0415
 
+    if planner.mode == "iptables":
+        return iptables.render(planner.plan)
     if planner.mode == "ipvs":
         return ipvs.render(planner.plan, planner.cluster.addresses)
     if planner.mode == "userspace":

@@ -45,11 +45,6 @@ def is_own(table: str, chain: str) -> bool:
     return chain in _OWN.get(table, ()) or (table == NAT and chain.startswith(_PREFIXES))
 
 
-def is_read(table: str, chain: str) -> bool:
-    """Tell whether what a chain holds matters here: our own, and the one that the kubelet has, too."""
-    return (table == FILTER and chain == SHARED) or is_own(table, chain)
-
-
 def port_chain(kind: Kind, service_port: str, protocol: Transport, other: str = "") -> str:
     """Name a chain of a Service's port.
 

@@ -166,7 +166,7 @@ class Ruleset:
         if guards_loopback(self.family, self.settings):
             found[FILTER][SHARED] = (SHARED_RULE,)
             for (table, chain), rule in SHARED_JUMPS.items():
-                found[table][chain] += (rule,)
+                found[table][chain] = (rule, *found[table][chain])
         return found
 
     def answers(self) -> dict[Frontend, Answer]:

@@ -193,19 +193,10 @@ class _Writer:
         chain = self._take("EXT", (pool, outside, answer.masquerade), frontend)
         if chain in self._chains:
             return chain
-        rules = list(self._external_masquerade(chain, answer))
         if outside is None:
-            rules.append(f"-A {chain} -j {pool}")
+            rules = [*self._external_masquerade(chain, answer), f"-A {chain} -j {pool}"]
         else:
-            # Those who get nothing here go back, and are refused in the table filter.
-            way = pool or "RETURN"
-            note = self._about("pod traffic for")
-            rules += [f"-A {chain} {match}{note} -j {way}" for match in self._pods.sources]
-            if answer.masquerade == "node":
-                note = self._about("masquerade LOCAL traffic for")
-                rules.append(f"-A {chain} {note} {LOCAL_SOURCE} -j {MARK_MASQUERADE}")
-            rules.append(f"-A {chain} {self._about('route LOCAL traffic for')} {LOCAL_SOURCE} -j {way}")
-            rules += [f"-A {chain} -j {outside}"] if outside else []
+            rules = [*self._inside_clients(chain, answer, pool), *self._outside_clients(chain, answer, outside)]
         self._chains[chain] = tuple(rules)
         return chain
 
@@ -215,8 +206,32 @@ class _Writer:
             yield f"-A {chain} {note} -j {MARK_MASQUERADE}"
         elif answer.masquerade == "off-cluster" and self._pods.mark:
             yield f"-A {chain} {self._pods.strangers}{note} -j {self._pods.mark}"
-        elif answer.masquerade == "node" and answer.outside is None:
+        elif answer.masquerade == "node":
             yield f"-A {chain} {note} {LOCAL_SOURCE} -j {MARK_MASQUERADE}"
+
+    def _inside_clients(self, chain: str, answer: Answer, pool: str) -> Iterator[str]:
+        """Write where pods and the node itself go.
+
+        Those who get nothing return without a mark, which the table ``filter`` would accept before it refuses them.
+        """
+        way = pool or "RETURN"
+        for match in self._pods.sources:
+            if pool and answer.masquerade == "always":
+                yield f"-A {chain} {match}{self._about('masquerade pod traffic for')} -j {MARK_MASQUERADE}"
+            yield f"-A {chain} {match}{self._about('pod traffic for')} -j {way}"
+        if pool and (answer.masquerade in ("always", "node") or self._masquerades_strangers(answer)):
+            note = self._about("masquerade LOCAL traffic for")
+            yield f"-A {chain} {note} {LOCAL_SOURCE} -j {MARK_MASQUERADE}"
+        yield f"-A {chain} {self._about('route LOCAL traffic for')} {LOCAL_SOURCE} -j {way}"
+
+    def _outside_clients(self, chain: str, answer: Answer, pool: str) -> Iterator[str]:
+        if pool:
+            if answer.masquerade == "always" or self._masquerades_strangers(answer):
+                yield f"-A {chain} {self._about('masquerade traffic for')} -j {MARK_MASQUERADE}"
+            yield f"-A {chain} -j {pool}"
+
+    def _masquerades_strangers(self, answer: Answer) -> bool:
+        return answer.masquerade == "off-cluster" and bool(self._pods.mark)
 
     def _firewall(self, frontend: Frontend, ranges: tuple[str, ...], external: str) -> str:
         """Write KUBE-FW, which lets some clients through; the others are dropped in the table filter."""
