@@ -174,6 +174,9 @@ def test_defaults_that_are_written_make_no_note(mode: str) -> None:
     found = [migrate(config({"mode": mode, **more}), "x") for more in ({}, defaults | periods, zeros)]
     assert found[0].notes == ()
     assert found == [found[0]] * 3
+    # What kube-proxy 1.37 writes in mode ipvs.
+    pause = {"ipvs.minSyncPeriod": "1s"} if mode == "ipvs" else {}
+    assert migrate(config({"mode": mode, **defaults, **periods, **pause}), "x") == found[0]
 
 
 def test_defaults_that_differ_are_written_out() -> None:

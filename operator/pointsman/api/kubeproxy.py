@@ -30,7 +30,7 @@ HEALTHZ: Final = "0.0.0.0:10256"
 METRICS: Final = "127.0.0.1:10249"
 SYNC_PERIOD: Final = 30.0
 MIN_SYNC_PERIOD: Final = 1.0
-"""Of the modes iptables and nftables; 0 in mode ipvs."""
+"""Of the modes iptables and nftables; 0 in mode ipvs, or this one, see `KubeProxyConfiguration.has_own_pause`."""
 
 Mode = Literal["", "iptables", "ipvs", "nftables", "userspace"]
 LocalMode = Literal["", "ClusterCIDR", "NodeCIDR", "BridgeInterface", "InterfaceNamePrefix"]
@@ -257,8 +257,11 @@ class KubeProxyConfiguration(Part):
 
     @property
     def has_own_pause(self) -> bool:
-        """Whether ``minSyncPeriod`` is another one than kube-proxy's default in this mode."""
-        return self.pacing[1].min_sync_period != (0.0 if self.mode == "ipvs" else MIN_SYNC_PERIOD)
+        """Whether ``minSyncPeriod`` is another one than kube-proxy's default.
+
+        In mode ipvs that is 0 in a file, and 1 s on the command line, which ``--write-config-to`` writes down.
+        """
+        return self.pacing[1].min_sync_period not in (0.0, MIN_SYNC_PERIOD)
 
 
 class Leaf(NamedTuple):
