@@ -314,7 +314,7 @@ def manifest(tmp_path: Path) -> Path:
 def test_nothing_is_printed_and_the_status_is_0_when_in_force(planes: dict[str, Plane], manifest: Path) -> None:
     planes["nftables"].held = {WEB: ()}
     found = run("-f", str(manifest))
-    assert (found.exit_code, found.stdout, found.stderr) == (0, "", "in force: 1 frontends, mode nftables\n")
+    assert (found.exit_code, found.stdout, found.stderr) == (0, "", "in force: 1 frontend, mode nftables\n")
 
 
 def test_the_status_is_1_with_a_difference(planes: dict[str, Plane], manifest: Path) -> None:
@@ -332,10 +332,10 @@ def test_what_drains_in_ipvs_is_no_difference(planes: dict[str, Plane], manifest
     planes["ipvs"].held = {WEB: (), Frontend(4, "10.96.0.9", "tcp", 80): ()}
     found = run("-f", str(manifest))
     assert (found.exit_code, found.stdout) == (0, "")
-    assert "mode ipvs: 2 frontends are there for the connections that they carry" in found.stderr
+    assert "mode ipvs: 2 frontends, kept for the connections that they carry" in found.stderr
     found = run("-f", str(manifest), "--mode", "ipvs")
-    assert "ipvs: 1 frontends are there for" in found.stderr
-    assert found.stdout.splitlines() == ["mode nftables, which is not in force", "+ 1 frontends"]
+    assert "ipvs: 1 frontend, kept for" in found.stderr
+    assert found.stdout.splitlines() == ["mode nftables, which is not in force", "+ 1 frontend"]
 
 
 def test_what_another_mode_decides_is_a_difference(planes: dict[str, Plane], manifest: Path) -> None:
@@ -435,7 +435,7 @@ def test_objects_come_from_the_api_server(
         assert found.stdout.splitlines() == ["Service default/web", "- 10.96.0.1:80/tcp"]
         planes["nftables"].held = {WEB: ()}
         found = run(*words)
-    assert (found.exit_code, found.stdout, found.stderr) == (0, "", "in force: 1 frontends, mode nftables\n")
+    assert (found.exit_code, found.stdout, found.stderr) == (0, "", "in force: 1 frontend, mode nftables\n")
 
 
 def test_an_api_server_that_does_not_answer_is_given_up(

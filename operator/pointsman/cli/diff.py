@@ -32,7 +32,7 @@ _UNTOLD: Final = (
     "mode {}: the kernel knows the ports of the agent's proxy alone, so that backends are not compared (`pointsman "
     "top` has them), nor is it known whether that agent still runs"
 )
-_DRAINS: Final = "mode {}: {} frontends are there for the connections that they carry, and get no new ones"
+_DRAINS: Final = "mode {}: {}, kept for the connections that they carry, without new ones"
 
 
 def command(
@@ -83,7 +83,7 @@ def _compare(origin: Origin, node_name: str, config: Path | None, mode: str) -> 
 
 
 def _compare_kernel(live: Live, node_name: str) -> Comparison:
-    from pointsman.cli.diff_text import Comparison  # noqa: PLC0415 (as above)
+    from pointsman.cli.diff_text import Comparison, counted  # noqa: PLC0415 (as above)
     from pointsman.dataplane.node_addresses import AddressWatch  # noqa: PLC0415 (as above)
     from pointsman.dataplane.wanted import wanted  # noqa: PLC0415 (as above)
     from pointsman.model.comparison import compare  # noqa: PLC0415 (as above)
@@ -97,8 +97,8 @@ def _compare_kernel(live: Live, node_name: str) -> Comparison:
     held, draining = _split(live.mode, _held(live.kernel.dataplanes[live.mode]), want.backends)
     others = tuple(_others(live))
     notes = [_UNTOLD.format(live.mode)] if not want.whole else []
-    notes += [_DRAINS.format(live.mode, len(draining))] if draining else []
-    notes += [_DRAINS.format(each.mode, each.frontends) for each in others if each.drains]
+    notes += [_DRAINS.format(live.mode, counted(len(draining)))] if draining else []
+    notes += [_DRAINS.format(each.mode, counted(each.frontends)) for each in others if each.drains]
     return Comparison(
         node=node_name,
         mode=live.mode,
@@ -157,7 +157,7 @@ def _held(opened: Callable[[], Dataplane]) -> Mapping[Frontend, tuple[Backend, .
 def _show(found: Comparison, output: str) -> None:
     import msgspec  # noqa: PLC0415 (as above)
 
-    from pointsman.cli.diff_text import as_document, lines  # noqa: PLC0415 (as above)
+    from pointsman.cli.diff_text import as_document, counted, lines  # noqa: PLC0415 (as above)
 
     report(found.problems)
     if output == "json":
@@ -168,7 +168,7 @@ def _show(found: Comparison, output: str) -> None:
     for note in found.notes:
         typer.echo(f"pointsman diff: {note}", err=True)
     if found.in_force:
-        typer.echo(f"in force: {found.frontends} frontends, mode {found.mode}", err=True)
+        typer.echo(f"in force: {counted(found.frontends)}, mode {found.mode}", err=True)
 
 
 def _fail(error: Exception) -> NoReturn:

@@ -71,9 +71,14 @@ def lines(found: Comparison) -> Iterator[Line]:
             yield from _frontend(difference, found.mode)
     for other in found.others:
         yield f"mode {other.mode}, which is not in force", ""
-        counted = (f"{other.frontends} frontends",) if other.frontends else ()
-        for name in (*other.found, *counted):
+        number = (counted(other.frontends),) if other.frontends else ()
+        for name in (*other.found, *number):
             yield f"+ {name}", "red"
+
+
+def counted(frontends: int) -> str:
+    """Write a number of frontends."""
+    return f"{frontends} frontend{'' if frontends == 1 else 's'}"
 
 
 def as_document(found: Comparison) -> dict[str, Any]:
