@@ -13,7 +13,7 @@ from pointsman.dataplane.protocol import DataplaneError
 from pointsman.lab.network import Network
 from pointsman.lab.servers import Servers
 from support.latest import Latest
-from support.mode_changes import ChangingNode, changing_node, documented
+from support.mode_changes import ChangingNode, changing_node, expect
 
 from .conftest import lay_ground
 
@@ -52,7 +52,7 @@ def node(_needs: None, _node: Latest[ChangingNode]) -> ChangingNode:
 @pytest.mark.parametrize(("before", "after"), list(pairwise(WAY)))
 def test_nobody_notices_a_change(node: ChangingNode, before: Mode, after: Mode) -> None:
     node.put_in_force(before)
-    assert str(node.change(after, connections=100)) == documented()[before, after]
+    expect(node.change(after, connections=100), before, after)
 
 
 class Unlucky(NftablesDataplane):
@@ -69,7 +69,7 @@ def test_nobody_notices_a_change_that_fails_half_way(ground: Ground) -> None:
         before = rules_of(ground)
         outcomes = []
         seen = node.watch(lambda: outcomes.append(node.ask_for("nftables")))
-        assert str(seen) == documented()["iptables", "nftables"]
+        expect(seen, "iptables", "nftables")
         (facts,) = [outcome.facts for outcome in outcomes]
         assert (facts.mode, facts.wanted, facts.why) == ("iptables", "nftables", "nftables: the second family is busy")
         assert rules_of(ground) == before, "nothing of the other one is left"
@@ -102,11 +102,11 @@ def test_a_mode_that_comes_back_while_it_drains_loses_nothing(ground: Ground) ->
 
     with changing_node(ground, {"nftables": open_slow}) as node:
         node.put_in_force("nftables")
-        assert str(node.change("iptables")) == documented()["nftables", "iptables"]
+        expect(node.change("iptables"), "nftables", "iptables")
         assert node.draining() == {"nftables": 1}
-        assert str(node.change("nftables")) == documented()["iptables", "nftables"]
+        expect(node.change("nftables"), "iptables", "nftables")
         assert node.draining() == {}
-        assert str(node.change("iptables")) == documented()["nftables", "iptables"]
+        expect(node.change("iptables"), "nftables", "iptables")
         opened[-1].carries = False
         assert node.draining() == {}
         assert "table ip pointsman " not in ground.node.namespace.run("nft", "list", "ruleset")

@@ -57,6 +57,7 @@ class Seen(msgspec.Struct, frozen=True):
         failed: new connections and datagrams that were not answered.
         tcp, flows: held TCP connections and UDP flows that live after it, ...
         tcp_before, flows_before: of so many.
+        how: what became of those that failed, for people.
     """
 
     failed: int
@@ -64,6 +65,7 @@ class Seen(msgspec.Struct, frozen=True):
     tcp_before: int
     flows: int
     flows_before: int
+    how: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         """Write it as the cells of the page's table."""
@@ -74,6 +76,11 @@ def documented() -> dict[tuple[str, str], str]:
     """Return the page's table: mode before and after, and what is said of the change."""
     rows = re.findall(r"^\| `(\w+)` \| `(\w+)` \| (.+?) +\|$", PAGE.read_text("utf-8"), re.MULTILINE)
     return {(before, after): cells for before, after, cells in rows}
+
+
+def expect(seen: Seen, before: Mode, after: Mode) -> None:
+    """Compare what clients saw with what the page says."""
+    assert str(seen) == documented()[before, after], seen.how
 
 
 class Flows:
@@ -230,6 +237,7 @@ class ChangingNode:
                 tcp_before=4 * per_way,
                 flows=sum(each.alive() for each in flows),
                 flows_before=2 * (self._flows // 2),
+                how=tuple(map(repr, failures[:5])),
             )
 
     def close(self) -> None:

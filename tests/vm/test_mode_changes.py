@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from support.latest import Latest
-from support.mode_changes import ChangingNode, changing_node, documented
+from support.mode_changes import ChangingNode, changing_node, expect
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,4 +36,4 @@ def node(shared: Shared, _node: Latest[ChangingNode]) -> ChangingNode:
 @pytest.mark.parametrize(("before", "after"), list(pairwise(WAY)))
 def test_nobody_notices_a_change(node: ChangingNode, before: Mode, after: Mode) -> None:
     node.put_in_force(before)
-    assert str(node.change(after)) == documented()[before, after]
+    expect(node.change(after), before, after)

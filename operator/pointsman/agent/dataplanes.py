@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Final
 
+from pointsman.agent.low_files import LowFiles
 from pointsman.api.names import is_own_name
 from pointsman.dataplane.protocol import DataplaneError, Support
 from pointsman.model.problems import Problem
@@ -45,6 +46,7 @@ class Dataplanes:
         self._openers = openers
         self._traces = traces
         self._monotonic = monotonic
+        self._low_files = LowFiles()
         self._open: dict[Mode, Dataplane] = {}
         # Modes that have to go: those that were in force, those that may have been before this agent started, and
         # those that were to come in force and failed.
@@ -103,7 +105,8 @@ class Dataplanes:
             DataplaneError, OSError: it cannot be opened.
         """
         if mode not in self._open:
-            self._open[mode] = self._openers[mode]()
+            with self._low_files.freed():
+                self._open[mode] = self._openers[mode]()
         return self._open[mode]
 
     def put_in_force(self, mode: Mode) -> None:
@@ -171,6 +174,7 @@ class Dataplanes:
         self._draining.clear()
         for mode in list(self._open):
             self._close_candidate(mode)
+        self._low_files.close()
 
     def _ask(self, mode: Mode) -> Support:
         try:

@@ -1,0 +1,59 @@
+"""Keeps some low file numbers free for those who can't use others.
+
+libnftables waits for the kernel by select(2), which knows files below 1024 alone; with a higher one glibc ends the
+whole process. A proxy in this process has a file for each connection, so that a dataplane that is opened later, as for
+a change of the mode, would get such a number.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+FD_SETSIZE: Final = 1024
+_COUNT: Final = 64
+"""Some dozens of files for all modes at once, and some more for what other threads open meanwhile."""
+
+
+class LowFiles:
+    """Holds files with low numbers until somebody needs them; made while the process has few."""
+
+    def __init__(self, count: int = _COUNT) -> None:
+        """Take them.
+
+        Args:
+            count: how many.
+        """
+        self._count = count
+        self._held: list[int] = []
+        self._take()
+
+    @contextmanager
+    def freed(self) -> Iterator[None]:
+        """Let the next files that are opened have them; what is left of them is taken again."""
+        self.close()
+        try:
+            yield
+        finally:
+            self._take()
+
+    def close(self) -> None:
+        """Give them back."""
+        while self._held:
+            os.close(self._held.pop())
+
+    def _take(self) -> None:
+        """Take as many as there are; without any, nobody who needs one is worse off than before."""
+        try:
+            while len(self._held) < self._count:
+                number = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+                if number >= FD_SETSIZE:
+                    os.close(number)
+                    return
+                self._held.append(number)
+        except OSError:
+            return
