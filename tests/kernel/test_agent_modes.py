@@ -82,6 +82,6 @@ def test_another_configuration_ends_it_without_a_restart(node: Supervised) -> No
     node.put("config.json", config(mode="nftables"))
     seconds_until(lambda: "INFO mode nftables is in force, as the configuration says" in log_of(node))
     assert mode_of(node) == "nftables"
-    node.put("config.json", config(mode="userspace", fallbackModes=["iptables"]))
-    seconds_until(lambda: "spec.mode: this node supports none of userspace, iptables" in log_of(node))
+    node.put("config.json", config(mode="example.com/a", fallbackModes=["example.com/b"]))
+    seconds_until(lambda: "spec.mode: this node supports none of example.com/a, example.com/b" in log_of(node))
     assert all(server_at(node.ground.client, address) for address in VIP.values())

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.needs("nftables", "connection tracking")
 
-COUNTS: dict[Mode, int] = {"nftables": 64, "userspace": 64}
+COUNTS: dict[Mode, int] = {"nftables": 64, "iptables": 67, "userspace": 64}
 
 
 @pytest.fixture(scope="module")
