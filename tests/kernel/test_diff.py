@@ -136,6 +136,19 @@ def test_a_rule_of_iptables_that_goes_is_named(node: Supervised) -> None:
     seconds_until(lambda: not diff(node).stdout)
 
 
+def test_an_element_of_userspace_that_goes_is_named(node: Supervised) -> None:
+    mode(node, "userspace")
+    node.agent.kill()
+    nft(node, "flush", "map", "ip", "pointsman-userspace", "ports")
+    found = diff(node)
+    assert found.returncode == 1
+    lines = found.stdout.splitlines()
+    assert lines[:2] == ["Service test/web:tcp", f"- {VIP}:80/tcp"]
+    assert not any("node port" in line for line in lines)
+    node.start()
+    seconds_until(lambda: not diff(node).stdout)
+
+
 def iptables(node: Supervised, rule: str) -> None:
     """Delete a rule."""
     node.ground.node.namespace.run("iptables-restore", "--noflush", stdin=f"*nat\n-D{rule[2:]}\nCOMMIT\n")
