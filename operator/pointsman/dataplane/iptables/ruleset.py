@@ -64,10 +64,11 @@ class Counters(msgspec.Struct, frozen=True, gc=False):
     backends: Mapping[tuple[str, int], Counter]
 
 
-_EDITED: Final = 64
-"""Up to so many lines a long chain is edited; more, and it is written anew.
+_MOST_REMOVED: Final = 64
+"""Of a long chain so many lines are removed one by one; are there more, the chain is written anew.
 
-A removed line costs a comparison with each line of its chain, a new chain the making of all its rules.
+``iptables-restore`` compares a line that goes with each rule in front of it: removing 64 of 5,000 takes as long as
+writing 5,000.
 """
 
 
@@ -251,7 +252,7 @@ class Ruleset:
         Returns:
             Those that are written anew, their last rules included.
         """
-        anew = {place for place, (gone, come) in lines.items() if len(gone) + len(come) > _EDITED}
+        anew = {place for place, (gone, come) in lines.items() if len(gone) > _MOST_REMOVED}
         lists: Mapping[Place, Rules] = self._lists(self._rules_after(change), settings) if anew else {}
         for place, (gone, come) in lines.items():
             if place in anew:
@@ -297,7 +298,7 @@ def _adopt_list(change: Change, place: Place, rules: Rules, last: Rules, held: H
         return
     present, wanted = set(have), set(rules)
     gone, come = [rule for rule in have if rule not in wanted], [rule for rule in rules if rule not in present]
-    if len(gone) + len(come) > _EDITED:
+    if len(gone) > _MOST_REMOVED:
         _adopt_chain(change, place, rules, held)
         return
     change.remove(place[0], gone, late=True)
