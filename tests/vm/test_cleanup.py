@@ -1,4 +1,4 @@
-"""What kube-proxy's mode ipvs leaves goes, beside virtual servers of ours and of others; and IPVS connections traced."""
+"""What kube-proxy's mode ipvs leaves goes, beside virtual servers of others and ours; and IPVS connections traced."""
 
 from __future__ import annotations
 
