@@ -183,9 +183,9 @@ class NodeConfiguration(Part):
 
     node_port_addresses: NodePortAddresses | None = None
     """The node's own addresses on which node ports answer: those in these networks, `primary` (the Node's
-    InternalIPs), `localhost` (127.0.0.1 and ::1), or `all` others. In the modes `nftables` and `userspace` a proxy in the
-    agent serves loopback, TCP and UDP; `iptables` needs `iptables.localhostNodePorts` for it; `ipvs` does not serve it.
-    Absent or empty: `primary` in mode `nftables`, `all` in the other modes."""
+    InternalIPs), `localhost` (127.0.0.1 and ::1), or `all` others. In the modes `nftables` and `userspace` a proxy in
+    the agent serves loopback, TCP and UDP; `iptables` needs `iptables.localhostNodePorts` for it; `ipvs` does not
+    serve it. Absent or empty: `primary` in mode `nftables`, `all` in the other modes."""
 
     pod_cidrs: Cidrs = ()
     """Networks of this cluster's pods. Connections from elsewhere to a cluster IP are masqueraded. None known: they

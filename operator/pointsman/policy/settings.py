@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _EVERYWHERE: Final = ("0.0.0.0/0", "::/0")
 _LOOPBACK: Final = ("127.0.0.0/8", "::1/128")
 _PROXIED_LOOPBACK: Final = ("nftables", "userspace")
-"""Modes in which node ports answer on loopback through the userspace proxy alone, so that no network stands for them."""
+"""Modes in which node ports answer on loopback through the userspace proxy, so that no network stands for them."""
 _WITHOUT_LOOPBACK: Final = ("ipvs",)
 """Modes without node ports on loopback; in kube-proxy it is the same (`pkg/proxy/ipvs/README.md`)."""
 _FIELD: Final = "spec.nodePortAddresses"

@@ -104,10 +104,12 @@ class Balancer:
         start = self._turn
         if own is None and self._ring:
             self._turn = (self._turn + 1) % len(self._ring)
+            # Remembered at once: a client may open several connections at the same time.
+            self.connected(client, self._ring[start], now)
         return Attempts(own, self._ring, start)
 
     def connected(self, client: str, backend: Backend, now: float) -> None:
-        """Remember that a client's new connection got an answer from a backend."""
+        """Remember which backend a client has its newest connection to."""
         if self._affinity is None:
             return
         clients = self._clients

@@ -12,6 +12,7 @@ import threading
 import time
 from collections import deque
 from concurrent.futures import Future
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ class Loop:
         self._watchers: dict[int, Watcher] = {}
         self._timers: list[tuple[float, int, Timer]] = []
         self._count = itertools.count()
-        self._calls: deque[Callable[[], None]] = deque()
+        self._calls: deque[Callable[[], Callable[[], None]]] = deque()
         self._closed: list[socket.socket] = []
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll.register(self._bell, READ)
@@ -124,11 +125,12 @@ class Loop:
             return wanted()
         done: Future[_Result] = Future()
 
-        def answer() -> None:
+        def answer() -> Callable[[], None]:
             try:
-                done.set_result(wanted())
+                result = wanted()
             except BaseException as error:  # noqa: BLE001 - it is the caller's
-                done.set_exception(error)
+                return partial(done.set_exception, error)
+            return partial(done.set_result, result)
 
         self._calls.append(answer)
         self._ring()
@@ -148,9 +150,10 @@ class Loop:
         """Wait for what comes next, at most `longest` seconds, and do it."""
         events = self._epoll.poll(self._patience(longest))
         self.now = self._clock()
+        rung = False
         for fd, what in events:
             if fd == self._bell:
-                self._answer_calls()
+                rung = True
             elif (watcher := self._watchers.get(fd)) is not None:
                 try:
                     watcher.ready(what)
@@ -158,7 +161,11 @@ class Loop:
                     _LOG.exception("a connection is ended, as its proxy failed")
                     _end(watcher)
         self._run_timers()
+        answers = self._do_calls() if rung else []
         self._shut()
+        # Who has called finds the sockets closed.
+        for answer in answers:
+            answer()
 
     def _run(self) -> None:
         while not self._stopping:
@@ -167,11 +174,14 @@ class Loop:
     def _ring(self) -> None:
         os.eventfd_write(self._bell, 1)
 
-    def _answer_calls(self) -> None:
+    def _do_calls(self) -> list[Callable[[], None]]:
+        """Do what other threads have asked for; return what tells them so."""
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._bell)
+        found: list[Callable[[], None]] = []
         while self._calls:
-            self._calls.popleft()()
+            found.append(self._calls.popleft()())
+        return found
 
     def _patience(self, longest: float | None) -> float | None:
         while self._timers and self._timers[0][2].call is None:

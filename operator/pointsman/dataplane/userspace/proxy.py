@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import time
@@ -14,7 +15,7 @@ from pointsman.dataplane.userspace.balancer import Key
 from pointsman.dataplane.userspace.datagram import DatagramPort
 from pointsman.dataplane.userspace.loop import Loop
 from pointsman.dataplane.userspace.port import Context, bound_socket
-from pointsman.dataplane.userspace.room import NO_ROOM, Room, raise_limit
+from pointsman.dataplane.userspace.room import NO_ROOM, REMEDY, Room, raise_limit
 from pointsman.dataplane.userspace.stream import StreamPort
 from pointsman.model.plan import Frontend
 
@@ -190,7 +191,7 @@ class Proxy:
     def _open(self, context: Context, target: Target, wish: Wish, place: Place, idle_timeout: float) -> None:
         frontend = target.frontend
         if not context.room.has(1):
-            raise OSError(24, os.strerror(24))
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         kind = socket.SOCK_STREAM if frontend.protocol == "tcp" else socket.SOCK_DGRAM
         sock = bound_socket(frontend.family, kind, place.address, place.ports)
         port: StreamPort | DatagramPort
@@ -225,7 +226,7 @@ class Proxy:
 def _why_not(target: Target, place: Place, error: OSError) -> str:
     where = f"{target.frontend.protocol} port {place.ports[-1] or 'any'} at {place.address}"
     if error.errno in NO_ROOM:
-        remedy = "raise the limit of open files (ulimit -n; LimitNOFILE= of the service or container runtime)"
+        remedy = REMEDY
     elif place.ports[-1]:
         remedy = "another program has it; end that, or give the Service another node port"
     else:

@@ -21,7 +21,9 @@ PATIENCE: Final = 0.5
 NO_ROOM: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 """The kernel has no file, or no memory, for one more socket."""
 
-_REMEDY: Final = "raise the limit of open files (ulimit -n; LimitNOFILE= of the service or container runtime)"
+PAIR: Final = 2
+"""The files of a connection: the client's and the backend's."""
+REMEDY: Final = "raise the limit of open files (ulimit -n; LimitNOFILE= of the service or container runtime)"
 
 
 def raise_limit() -> int:
@@ -66,7 +68,7 @@ class Room:
     def give(self, files: int) -> None:
         """Count files that were closed; who waits goes on in the loop's next turn."""
         self._used -= files
-        if self._waiting and (self._timer is None or self._timer.due > self._loop.now):
+        if self._waiting and self.has(PAIR) and (self._timer is None or self._timer.due > self._loop.now):
             self._set_timer(0.0)
 
     def wait(self, resume: Callable[[], None], error: OSError | None = None) -> None:
@@ -77,12 +79,9 @@ class Room:
             error: what the kernel said; None when it is the count that is full.
         """
         if not self.problem:
-            self.problem = (
-                f"no more connections can be opened: {error.strerror}; {_REMEDY}"
-                if error
-                else f"no more connections can be opened: the proxy has {self._used} files of {self._limit}; {_REMEDY}"
-            )
-            _LOG.warning("new connections wait. %s", self.problem)
+            why = error.strerror if error else f"the proxy has {self._used} of this process's {self._limit} files"
+            self.problem = f"no more connections can be opened: {why}; {REMEDY}"
+            _LOG.warning("new connections wait, as %s", self.problem)
         self._waiting[resume] = None
         if self._timer is None:
             self._set_timer(PATIENCE)
@@ -90,13 +89,17 @@ class Room:
     def _set_timer(self, seconds: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = self._loop.later(seconds, self._resume)
+        self._timer = self._loop.later(seconds, self._look)
 
-    def _resume(self) -> None:
+    def _look(self) -> None:
+        """Let those go on who wait; when nobody has waited since the last look, all is well again."""
         self._timer = None
-        waiting, self._waiting = self._waiting, {}
-        for resume in waiting:
-            resume()
-        if self.problem and not self._waiting:
+        if not self._waiting:
             _LOG.info("there is room for new connections again")
             self.problem = ""
+            return
+        if self.has(PAIR):
+            waiting, self._waiting = self._waiting, {}
+            for resume in waiting:
+                resume()
+        self._set_timer(PATIENCE)

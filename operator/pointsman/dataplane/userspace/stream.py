@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from pointsman.dataplane.userspace import port as ports
 from pointsman.dataplane.userspace.balancer import Balancer
 from pointsman.dataplane.userspace.loop import FAILED, HUNG_UP, READ, WRITE
-from pointsman.dataplane.userspace.room import NO_ROOM
+from pointsman.dataplane.userspace.room import NO_ROOM, PAIR
 
 if TYPE_CHECKING:
     from pointsman.dataplane.userspace.balancer import Attempts
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
 _LOG: Final = logging.getLogger(__name__)
 
-_FILES: Final = 2
-"""Of a connection."""
 _AT_ONCE: Final = 64
 """So many connections are accepted before others have their turn."""
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
@@ -63,8 +61,9 @@ class StreamPort:
         del events
         if self._listener is None:
             return
-        for _ in range(_AT_ONCE):
-            if not self._accept(self._listener):
+        for number in range(_AT_ONCE):
+            # Somebody waits when this is called; behind the first nobody knows, and so nobody complains.
+            if (number and not self.context.room.has(PAIR)) or not self._accept(self._listener):
                 return
 
     def drain(self) -> None:
@@ -90,7 +89,7 @@ class StreamPort:
     def _accept(self, listener: socket.socket) -> bool:
         """Accept one connection, once there is a socket for its backend, too."""
         context = self.context
-        if not context.room.has(_FILES):
+        if not context.room.has(PAIR):
             self._pause(None)
             return False
         try:
@@ -122,7 +121,6 @@ class StreamPort:
     def _resume(self) -> None:
         if self._listener is not None:
             self.context.loop.change(self._listener.fileno(), READ)
-            self.ready(READ)
 
 
 class Connection:
@@ -145,7 +143,7 @@ class Connection:
         self.client = client
         self.server: socket.socket | None = None
         self.ends: tuple[_End, _End] | None = None
-        port.context.room.take(_FILES)
+        port.context.room.take(PAIR)
 
     def begin(self) -> None:
         """Connect to the first backend that answers."""
@@ -237,7 +235,7 @@ class Connection:
             port.statistics.ended(self._backend)
         if self.ends is not None:
             self.ends[0].other = self.ends[1].other = None
-        port.context.room.give(_FILES)
+        port.context.room.give(PAIR)
 
 
 class _End:
