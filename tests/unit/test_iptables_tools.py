@@ -188,45 +188,62 @@ def section(*lines: str) -> str:
     return "\n".join(["*nat", *lines, "COMMIT", ""])
 
 
-CHAINS = st.lists(st.sampled_from([f"KUBE-{letter}" for letter in "ABCDEFGH"]), unique=True, min_size=1)
+KINDS = ("SEP", "SVC", "SVL", "EXT", "FW")
+PORT_CHAINS = [f"KUBE-{kind}-{letter}" for kind in KINDS for letter in "AB"]
+LATER_KINDS = {"SEP": ("DNAT",), "SVC": ("SEP",), "SVL": ("SEP",), "EXT": ("SVC", "SVL"), "FW": ("EXT",)}
 
 
-@given(chains=CHAINS, held=st.sets(st.sampled_from("ABCDEFGH")), size=st.integers(1, 4), data=st.data())
-def test_cut_text_has_the_same_lines_and_ends_with_what_counts(
-    chains: list[str], held: set[str], size: int, data: st.DataObject
-) -> None:
-    known = {f"KUBE-{letter}" for letter in held}
-    jumps = data.draw(st.lists(st.tuples(st.sampled_from(chains), st.sampled_from(chains))))
+@given(st.data())
+def test_cut_text_has_the_same_lines_in_an_order_that_packets_can_follow(data: st.DataObject) -> None:
+    ports = data.draw(st.lists(st.sampled_from(PORT_CHAINS), unique=True))
+    chains = [*ports, *data.draw(st.sets(st.sampled_from(["KUBE-SERVICES", "KUBE-NODEPORTS", "KUBE-MARK-MASQ"])))]
+    deleted = data.draw(
+        st.sets(st.sampled_from([chain for chain in PORT_CHAINS if chain not in ports] or ["KUBE-FW-C"]))
+    )
+    held = data.draw(st.sets(st.sampled_from(PORT_CHAINS))) | deleted
+    jumps = [(chain, to) for chain in ports for to in chains if to.split("-")[1] in LATER_KINDS[chain.split("-")[1]]]
     lines = [
-        *(f":{chain} - [0:0]" for chain in chains),
+        *(f":{chain} - [0:0]" for chain in [*chains, *deleted]),
         *(f"-A {chain} -j {target}" for chain, target in jumps),
-        f"-A PREROUTING -j {chains[0]}",
-        "-D OUTPUT -j KUBE-OLD",
-        "-X KUBE-OLD",
+        *(f"-A KUBE-SERVICES -j {chain}" for chain in ports if "KUBE-SERVICES" in chains),
+        *(f"-D KUBE-SERVICES -j {chain}" for chain in deleted),
+        "-I PREROUTING -j KUBE-SERVICES",
+        *(f"-X {chain}" for chain in deleted),
     ]
-    text = "*filter\n:KUBE-A - [0:0]\n-A KUBE-A -j DROP\nCOMMIT\n" + section(*lines)
-    found = cut(text, {"nat": known, "filter": set()}, size)
+    text = "*filter\n:KUBE-FORWARD - [0:0]\n-A KUBE-FORWARD -j DROP\nCOMMIT\n" + section(*lines)
+    found = cut(text, {"nat": held, "filter": set()}, data.draw(st.integers(1, 4)))
     given_lines, cut_lines = text.splitlines(), found.text.splitlines()
     # Every line names the one that it comes from, and none is lost.
     assert all(cut_lines[n] == given_lines[origin - 1] for n, origin in enumerate(found.origins) if origin)
-    assert {origin for origin in found.origins if origin} == set(range(1, len(given_lines) + 1))
+    assert set(given_lines) == set(cut_lines)
     assert found.commits == cut_lines.count("COMMIT")
-    parts = [part.split("\n") for part in re.findall(r"\*nat\n((?:.*\n)*?)COMMIT\n", found.text)]
-    early = [line for part in parts[:-1] for line in part]
-    # Nothing that packets come to is touched before the last section.
-    assert not [line for line in early if line.startswith(("-D", "-X", "-A PREROUTING"))]
-    assert not [chain for chain in known if f":{chain} - [0:0]" in early]
-    # A chain is there before a rule leads to it; each keeps its rules, in their order.
-    there, rules = set(known), dict[str, list[str]]()
-    for part in parts:
+    parts = [part.splitlines() for part in re.findall(r"\*nat\n((?:.*\n)*?)COMMIT\n", found.text)]
+    (decisive,) = [number for number, part in enumerate(parts) if "-I PREROUTING -j KUBE-SERVICES" in part]
+    there, rules = set(held), dict[str, list[str]]()
+    for number, part in enumerate(parts):
         for line in part:
             if line.startswith(":"):
                 there.add(line[1:].split(" ")[0])
                 rules[line[1:].split(" ")[0]] = []
-            elif line.startswith("-A KUBE"):
-                assert line.split(" ")[3] in there
+            elif line.startswith("-X"):
+                assert number >= decisive, "nothing leads there any more"
+                assert not rules.pop(line[3:])
+            elif line.startswith("-A"):
+                assert line.split(" ")[3] in there, "a chain is there before a rule leads to it"
                 rules[line.split(" ")[1]].append(line)
-    assert rules == {chain: [f"-A {c} -j {t}" for c, t in jumps if c == chain] for chain in chains}
+        if number < decisive:
+            # Until then nothing changes but what a Service's chains do by themselves.
+            assert all(line.startswith((":KUBE", "-A KUBE")) and "KUBE-SERVICES -j" not in line for line in part)
+    wanted = {chain: [f"-A {c} -j {t}" for c, t in jumps if c == chain] for chain in ports}
+    assert {chain: rules[chain] for chain in ports} == wanted
+    assert rules.keys() == set(chains)
+
+
+def test_chains_are_filled_after_those_that_they_lead_to() -> None:
+    names = [f"KUBE-{kind}-{number}" for number in range(5) for kind in ("FW", "EXT", "SVC", "SEP")]
+    found = cut(section(*(f":{name} - [0:0]" for name in names), *(f"-A {name} -j X" for name in names)), {}, 3)
+    order = [line.split("-")[2] for line in found.text.splitlines() if line.startswith("-A")]
+    assert order == ["SEP"] * 5 + ["SVC"] * 5 + ["EXT"] * 5 + ["FW"] * 5
 
 
 def test_what_is_small_is_left_whole() -> None:
