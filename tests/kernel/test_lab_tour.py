@@ -79,7 +79,7 @@ def test_the_tour_passes_and_leaves_nothing() -> None:
     wrong = [step for step in result["steps"] if not step["found"]["good"]]
     assert (status, wrong, errors) == (0, [], "")
     assert [step["title"] for step in result["steps"]][-1] == "An agent is killed"
-    assert len(result["steps"]) == 10
+    assert len(result["steps"]) == 11
 
 
 def test_manifests_of_ones_own_are_surveyed(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pointsman.lab.network import Host
 
 HEALTHZ_PORT: Final = 10256
+METRICS_PORT: Final = 10249
 _PATIENCE: Final = 20.0
 """Seconds until an agent that is not ready, or a change that is not in the kernel, counts as failed."""
 
@@ -84,6 +85,12 @@ class Agent:
         with contextlib.suppress(OSError):
             return fetch(self.node, "127.0.0.1", HEALTHZ_PORT, "/healthz", timeout=2)
         return 0, b"{}"
+
+    def mode(self) -> str:
+        """Return the mode in force, or "" when it does not answer."""
+        with contextlib.suppress(OSError):
+            return fetch(self.node, "127.0.0.1", METRICS_PORT, "/proxyMode", timeout=2)[1].decode()
+        return ""
 
     def _synced_at(self) -> float:
         families = msgspec.json.decode(self.healthz()[1]).get("status", {})

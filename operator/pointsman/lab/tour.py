@@ -7,6 +7,7 @@ the tour is a survey: every frontend is tried.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -33,6 +34,10 @@ EMPTY_IP: Final = "10.96.0.40"
 PORT: Final = 8080
 NODE_PORT: Final = 30000
 WEB: Final = "web.yaml"
+CLUSTER: Final = "cluster.yaml"
+FIRST_MODE: Final = "nftables"
+CHANGES: Final = ("iptables", "userspace", FIRST_MODE)
+"""The modes that every kernel with namespaces has, ending where it began."""
 LEAVING: Final = "192.168.1.3"
 LEAVING_NAME: Final = "nginx-b"
 """The endpoint that goes away."""
@@ -65,6 +70,11 @@ class Tour:
                 "A backend goes away under load",
                 "nginx-b leaves its EndpointSlices while a pod connects without pause, then ends",
                 self.backend_leaves,
+            ),
+            (
+                "The mode changes under load",
+                f"to {', '.join(CHANGES)}, while a pod connects without pause and holds 20 connections of before each",
+                self.mode_changes,
             ),
             (
                 "An agent is killed",
@@ -164,6 +174,30 @@ class Tour:
             notes=("20 connections opened before lived until its process ended",) if stayed else ("held ones broke",),
         )
 
+    def mode_changes(self) -> Found:
+        """Each mode takes over from the one before it; nobody notices."""
+        rows, good, before = [], True, FIRST_MODE
+        with contextlib.ExitStack() as lines:
+            for mode in CHANGES:
+                held = lines.enter_context(Held(self._pod, CLUSTER_IP, PORT, count=20))
+                with Load(self._pod, CLUSTER_IP, PORT) as load:
+                    load.wait(50)
+                    self._set_mode(mode)
+                    load.wait(100)
+                seen, broken = load.spread(), len(held.broken())
+                found = {agent.mode() for agent in self._cluster.agents.values()}
+                good &= not seen.failures and not broken and found == {mode}
+                told = (
+                    f"{before} to {', '.join(sorted(found))}",
+                    str(seen.answered),
+                    str(len(seen.failures)),
+                    str(broken),
+                )
+                rows.append(told)
+                before = mode
+        says = "no connection failed, none broke" if good else "not as it has to be"
+        return Found(good, says, table=Table(("change", "answered", "failed", "held ones that broke"), tuple(rows)))
+
     def agent_killed(self) -> Found:
         """The kernel's rules stay; a new agent adopts them."""
         agent = self._cluster.agents["node02"]
@@ -197,6 +231,12 @@ class Tour:
             if outcome.server == server:
                 return {outcome.seen[0]}
         return set()
+
+    def _set_mode(self, mode: str) -> None:
+        text = (MANIFESTS / CLUSTER).read_text("utf-8")
+        self._cluster.wait_for_sync(
+            self._cluster.write(CLUSTER, text.replace(f"mode: {FIRST_MODE}", f"mode: {mode}").encode())
+        )
 
     def _set_endpoints(self, wanted: Callable[[str], bool]) -> float:
         """Write the manifest anew with the endpoints that are wanted, and return when that was done."""
