@@ -1,9 +1,9 @@
 """The input of ``iptables-restore``, cut into sections that it takes quickly.
 
 ``iptables-nft-restore`` keeps the chains of a section in a sorted list, and walks it for each line: 15,000 chains, as
-of 5,000 Services with two endpoints each, take more than 9 seconds in one section, and 1.4 of CPU time in sections of 200. (They
-stay in the order in which they are given: ``iptables-nft-save`` sorts the kernel's chains by a quicksort that takes ten
-times as long when they are sorted already.)
+of 5,000 Services with two endpoints each, take more than 9 seconds of CPU time in one section, and 1.4 in sections of
+200. (They stay in the order in which they are given: ``iptables-nft-save`` sorts the kernel's chains by a quicksort
+that takes ten times as long when they are sorted already.)
 
 A section is a transaction, so what many chains change in is not all or nothing. It is in an order in which every packet
 finds whole chains: those of endpoints are made and filled, then those that lead there, step by step; then the last step
