@@ -305,6 +305,64 @@ def test_kube_proxys_chains_are_taken_over_but_never_cleaned_up(node: Chained) -
     assert vip(1) in node.dataplane.read()
 
 
+def test_a_services_chain_that_others_lead_to_is_in_nobodys_way(node: Chained, clock: Clock) -> None:
+    three = fill(node, 4)
+    (chain,) = {rule.rpartition(" -j ")[2] for rule in node.rules() if "-A KUBE-SERVICES -d 10.96.0.1/32" in rule}
+    node.iptables("-t", "nat", "-N", "THEIRS")
+    node.iptables("-t", "nat", "-A", "THEIRS", "-j", chain)
+    known = node.plan.answers[vip(1)]
+    with pytest.raises(DataplaneError):
+        node.put({vip(90): answer(three)}, gone=[vip(1)])
+    plan = {frontend: known for frontend, known in node.plan.answers.items() if frontend != vip(1)}
+    node.plan = msgspec.structs.replace(node.plan, answers={**plan, vip(90): answer(three)})
+    node.adopt()
+    assert reach(node.ground.client, vip(90)) in "abc"
+    assert f":{chain} -" in node.rules()
+    assert not [rule for rule in node.rules() if rule.startswith(f"-A {chain} ")]
+    assert node.adopt() == Written()
+    clock.now += 1000
+    node.dataplane.tend()
+    assert not node.dataplane.disturbed()
+    node.put({vip(1): known})
+    assert reach(node.ground.client, vip(1)) in "abc"
+    node.iptables("-t", "nat", "-F", "THEIRS")
+
+
+@pytest.mark.needs("iptables (nft)", "nftables")
+def test_rules_that_iptables_does_not_understand(ground: Ground) -> None:
+    alien = "numgen random mod 2 vmap { 0 : drop, 1 : drop }"
+    with chained(ground, "nft") as node:
+        fill(node, 4)
+        before = held(node)
+        node.nft(f"insert rule ip nat KUBE-SERVICES {alien}")
+        assert node.dataplane.disturbed()
+        node.adopt()
+        node.adopt()
+        assert held(node) == before
+        node.nft(f"add chain ip nat theirs\nadd rule ip nat theirs {alien}")
+        with pytest.raises(DataplaneError, match="the table ip nat has rules that iptables does not understand"):
+            node.adopt()
+        assert reach(node.ground.client, vip(1)) in "abc"
+        node.nft("delete chain ip nat theirs")
+        assert node.adopt() == Written()
+        assert held(node) == before
+
+
+@pytest.mark.needs("iptables (nft)", "nftables")
+@pytest.mark.parametrize("commands", [["flush ruleset"], ["delete table ip nat", "delete table ip6 filter"]])
+def test_tables_that_nft_takes_away_come_back(ground: Ground, commands: list[str]) -> None:
+    with chained(ground, "nft") as node:
+        for family in FAMILIES:
+            fill(node, family)
+        before = held(node)
+        for command in commands:
+            node.nft(command)
+        assert node.dataplane.disturbed()
+        node.adopt()
+        assert held(node) == before
+        is_served(node)
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_node_that_changes_its_variant_gets_rid_of_the_other_ones_rules(ground: Ground, variant: Variant) -> None:
     other: Variant = "legacy" if variant == "nft" else "nft"

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pointsman.dataplane.iptables import tools as tools_module
-from pointsman.dataplane.iptables.pieces import cut, whole
+from pointsman.dataplane.iptables.pieces import cut, keep, whole, without_jumps
 from pointsman.dataplane.iptables.probing import reason_against
 from pointsman.dataplane.iptables.tools import Done, Tools, detect, failure_in, find_culprit, refused
 from pointsman.dataplane.iptables.variant import Look, choose, look_at
@@ -269,3 +269,16 @@ def test_modules_that_the_kernel_lacks_are_named() -> None:
     assert reason_against(lacking).endswith("run `modprobe -a xt_statistic xt_recent`")
     assert reason_against(Tools("nft", Programs())) == ""
     assert "CAP_NET_ADMIN" in reason_against(Tools("nft", Programs(refusal="nat")))
+
+
+def test_chains_that_others_lead_to_are_emptied_in_place_of_deleted() -> None:
+    text = section(":KUBE-SVC-A - [0:0]", ":KUBE-SVC-B - [0:0]", "-X KUBE-SVC-A", "-X KUBE-SVC-B")
+    assert keep(text, {}) == text
+    assert keep(text, {"filter": ["KUBE-SVC-A"]}) == text
+    assert keep(text, {"nat": ["KUBE-SVC-A"]}) == text.replace("-X KUBE-SVC-A", "-F KUBE-SVC-A")
+
+
+def test_jumps_from_the_kernels_own_chains_can_be_left_out() -> None:
+    kept = [":KUBE-A - [0:0]", "-A KUBE-A -j DROP"]
+    text = section(*kept, "-D INPUT -j KUBE-A", "-I INPUT -j KUBE-A")
+    assert without_jumps(text) == section(*kept)

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Final
 
 from pointsman.dataplane.iptables import probing
 from pointsman.dataplane.iptables.names import NAT
-from pointsman.dataplane.iptables.pieces import SIZE, cut, whole
+from pointsman.dataplane.iptables.pieces import SIZE, STEPS, cut, keep, whole, without_jumps
 from pointsman.dataplane.iptables.removal import HINT, has_hint, is_ours, removal
 from pointsman.dataplane.iptables.ruleset import Ruleset
-from pointsman.dataplane.iptables.saved import packets, parse
+from pointsman.dataplane.iptables.saved import packets, parse, unreadable_table
 from pointsman.dataplane.iptables.tools import Failure, Tools, detect, find_culprit
 from pointsman.dataplane.iptables.variant import VARIANTS
 from pointsman.dataplane.iptables.watch import LegacyWatch, NftWatch, has_nft_chain
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from pointsman.dataplane.iptables.change import Change
     from pointsman.dataplane.iptables.ruleset import Held
+    from pointsman.dataplane.iptables.saved import Saved
     from pointsman.dataplane.iptables.watch import Watch
     from pointsman.model.plan import Answer, Backend, Family, Frontend, NodeSettings, Plan
 
@@ -213,12 +214,14 @@ class IptablesDataplane(PlainDataplane):
         refused: dict[str, str],
     ) -> Written:
         for _ in range(_MOST_QUARANTINED):
-            listing = _saved(tools, family)
-            held = parse(listing, is_ours).held
+            listing = self._readable(tools, family, answers, settings)
+            saved = parse(listing, is_ours)
+            held = _held(saved)
             ruleset = Ruleset(family)
             change = ruleset.adoption(answers, settings, held)
+            text = keep(change.text, saved.foreign)
             hint = "" if has_hint(listing) else f"*nat\n:{HINT} - [0:0]\nCOMMIT\n"
-            failure = self._write(tools, family, change.text, held) or self._write(tools, family, hint, held)
+            failure = self._write(tools, family, text, held) or self._write(tools, family, hint, held)
             if failure is None:
                 ruleset.accept(change)
                 self._rulesets[family] = ruleset
@@ -229,6 +232,26 @@ class IptablesDataplane(PlainDataplane):
             refused[_name(culprit)] = failure.text
             self._set_aside(culprit, answers)
         raise DataplaneError(f"iptables refused {len(refused)} frontends: {'; '.join(refused.values())}")
+
+    def _readable(
+        self, tools: Tools, family: Family, answers: Mapping[Frontend, Answer], settings: NodeSettings
+    ) -> str:  # fmt: skip
+        """Read what is there; where somebody's rule in a chain of ours is not iptables', write our chains anew."""
+        listing = _saved(tools, family)
+        if not unreadable_table(listing):
+            return listing
+        whole_text = Ruleset(family).adoption(answers, settings, {}).text
+        failure = self._write(tools, family, without_jumps(whole_text), {})
+        if failure is not None:
+            raise DataplaneError(f"iptables refused IPv{family}: {failure.text}")
+        listing = _saved(tools, family)
+        if table := unreadable_table(listing):
+            name = f"{'ip' if family == IPV4 else 'ip6'} {table}"
+            raise DataplaneError(
+                f"the table {name} has rules that iptables does not understand, so that nobody can read it; see "
+                f"`nft list table {name}`, and move those rules to a table of their own"
+            )
+        return listing
 
     def _set_aside(self, frontend: Frontend, answers: dict[Frontend, Answer]) -> None:
         """Go on without a frontend's new answer: with the one that is in force, if there is one."""
@@ -264,7 +287,7 @@ class IptablesDataplane(PlainDataplane):
         ruleset = self._rulesets[family]
         if ruleset.settings is None:
             return True
-        held = parse(_saved(self._need(), family), is_ours).held
+        held = _held(parse(_saved(self._need(), family), is_ours))
         if held != self._seen.get(family):
             if ruleset.adoption(ruleset.answers(), ruleset.settings, held).text:
                 return False
@@ -288,7 +311,12 @@ class IptablesDataplane(PlainDataplane):
     def _remove(self, tools: Tools) -> list[str]:
         stay: list[str] = []
         for family in _FAMILIES:
-            listing = _saved(tools, family)
+            try:
+                listing = _saved(tools, family)
+            except DataplaneError as error:
+                # What may not be read was not written by us, as that takes the same rights.
+                _LOG.warning("%s", error)
+                continue
             if not has_hint(listing):
                 continue
             text, strangers = removal(listing, SIZE if tools.variant == "nft" else len(listing))
@@ -312,6 +340,18 @@ def has_traces() -> bool:
 def _saved(tools: Tools, family: Family) -> str:
     """Read what a variant holds; the legacy one is not asked for tables that it does not have, as that makes them."""
     return tools.save(family) if tools.is_used(family) else ""
+
+
+def _held(saved: Saved) -> Held:
+    """Return what is held, but for what is left of Services' chains that rules of others keep from being deleted."""
+    return {
+        table: {
+            chain: rules
+            for chain, rules in chains.items()
+            if rules or chain not in saved.foreign.get(table, {}) or not chain.startswith(STEPS)
+        }
+        for table, chains in saved.held.items()
+    }
 
 
 def _refusal(family: Family, change: Change, failure: Failure) -> str:

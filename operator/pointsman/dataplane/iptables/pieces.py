@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping
     from collections.abc import Set as AbstractSet
 
 SIZE: Final = 200
 """Chains in a section."""
 _COMMIT: Final = "COMMIT"
-_STEPS: Final = ("KUBE-SEP-", "KUBE-SVC-", "KUBE-SVL-", "KUBE-EXT-", "KUBE-FW-")
+STEPS: Final = ("KUBE-SEP-", "KUBE-SVC-", "KUBE-SVL-", "KUBE-EXT-", "KUBE-FW-")
 """Chains of Services' ports: each leads to one that stands before it, or out of here."""
 
 _Line = tuple[int, str]
@@ -69,6 +69,31 @@ def cut(text: str, held: Mapping[str, AbstractSet[str]], size: int = SIZE) -> In
     return Input("\n".join(lines) + "\n", [number for number, _ in found], lines.count(_COMMIT))
 
 
+def keep(text: str, chains: Mapping[str, Collection[str]]) -> str:
+    """Empty chains that a text deletes, when rules of others lead there; the lines stay where they are.
+
+    Args:
+        text: as for `cut`.
+        chains: by table, the chains that cannot be deleted.
+    """
+    if not any(chains.values()):
+        return text
+    found, table = list[str](), ""
+    for line in text.splitlines():
+        table = line[1:] if line[:1] == "*" else table
+        is_kept = line.startswith("-X ") and line[3:] in chains.get(table, ())
+        found.append(f"-F {line[3:]}" if is_kept else line)
+    return "\n".join([*found, ""]) if found else ""
+
+
+def without_jumps(text: str) -> str:
+    """Leave out of a text what changes the kernel's own chains."""
+    lines = text.splitlines()
+    declared = {line[1:].split(" ", 1)[0] for line in lines if line[:1] == ":"}
+    kept = [line for line in lines if line[:1] != "-" or line.split(" ", 2)[1] in declared]
+    return "\n".join([*kept, ""])
+
+
 def _sections(numbered: list[_Line]) -> Iterator[list[_Line]]:
     section: list[_Line] = []
     for entry in numbered:
@@ -83,7 +108,7 @@ def _cut_section(section: list[_Line], held: AbstractSet[str], size: int) -> lis
     if len(heads) <= size:
         return section
     deletions = {line[3:]: (number, line) for number, line in section if line.startswith("-X ")}
-    filled = {name: [head] for name, head in heads.items() if name.startswith(_STEPS) and name not in deletions}
+    filled = {name: [head] for name, head in heads.items() if name.startswith(STEPS) and name not in deletions}
     elsewhere = filled.keys() | deletions.keys()
     last: list[_Line] = []
     for number, line in section[1:-1]:
@@ -96,7 +121,7 @@ def _cut_section(section: list[_Line], held: AbstractSet[str], size: int) -> lis
             last.append((number, line))
     pieces = [
         *_batches([[head] for name, head in heads.items() if name not in held and name not in filled], size),
-        *(piece for step in _STEPS for piece in _batches([ls for n, ls in filled.items() if n.startswith(step)], size)),
+        *(piece for step in STEPS for piece in _batches([ls for n, ls in filled.items() if n.startswith(step)], size)),
         last,
         *_batches([[heads[name]] for name in deletions if name in heads], size),
         *_batches([[line] for line in deletions.values()], size),

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _QUOTED: Final = re.compile(r'"(?:[^"\\]|\\.)*"')
 _TARGET: Final = re.compile(r" -[jg] (\S+)")
+_UNREADABLE: Final = re.compile(r"^# Table `(nat|filter)' is incompatible", re.MULTILINE)
 
 
 class Saved(msgspec.Struct, frozen=True):
@@ -93,6 +94,12 @@ def _read_table(
             strangers.append((chain, line))
     kept, theirs = _sort_out(strangers, ours, built_in)
     return {chain: tuple(rules) for chain, rules in ours.items()} | kept, theirs
+
+
+def unreadable_table(listing: str) -> str:
+    """Return the table that ``iptables-nft-save`` left out, as it has rules that only nft understands; "" for none."""
+    found = _UNREADABLE.search(listing)
+    return found[1] if found else ""
 
 
 def packets(listing: str) -> Mapping[tuple[str, str], int]:
