@@ -13,6 +13,8 @@ import pytest
 from pyroute2 import IPSet
 from pyroute2.ipset import PortEntry
 
+from pointsman.dataplane.iptables.tools import Tools
+from pointsman.dataplane.leftovers import KubeProxy
 from pointsman.dataplane.leftovers.device import Device
 from pointsman.dataplane.leftovers.ipsets import Ipsets
 from pointsman.lab.namespaces import Namespace, create, new_prefix, remove
@@ -307,6 +309,16 @@ def test_chains_of_our_mode_iptables_are_told_from_kube_proxys(node: Namespace, 
     assert f"  chains of {ours}: KUBE-MARK-MASQ, KUBE-NODEPORTS, KUBE-POSTROUTING, 2 KUBE-SEP-…" in said
     assert other not in said
     assert ":KUBE-SERVICES" in node.run(f"iptables-{variant}-save", "-t", "nat")
+
+
+def test_where_nothing_can_list_chains_that_is_said(node: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Tools, "is_installed", property(lambda _self: False))
+    with node.entered():
+        left = KubeProxy()
+        found = left.find()
+        left.close()
+    assert {each.name for each in found} == {f"table … of {program}-{variant}" for program, variant in PLACES}
+    assert all("install iptables" in each.kept for each in found)
 
 
 def test_ours_and_kube_proxys_are_removed_apart(node: Namespace) -> None:

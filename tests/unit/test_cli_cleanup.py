@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import TYPE_CHECKING, Final
 
 import pytest
@@ -12,7 +13,7 @@ from typer.testing import CliRunner
 
 from pointsman.agent.outcome import Kernel
 from pointsman.cli.app import app
-from pointsman.cli.cleanup import answers, processes
+from pointsman.cli.cleanup import answers, answers_as_kube_proxy, processes
 from pointsman.cli.cleanup_text import Report, Section, as_document, text
 from pointsman.dataplane.ipvs.objects import ServerKey
 from pointsman.dataplane.leftovers import Leftover, chains, ipsets
@@ -89,6 +90,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     made = Machine()
     monkeypatch.setattr(FakeKubeProxy, "machine", made, raising=False)
     monkeypatch.setattr("pointsman.cli.cleanup.answers", lambda _host, _port: False)
+    monkeypatch.setattr("pointsman.cli.cleanup.answers_as_kube_proxy", lambda _host, _port: False)
     monkeypatch.setattr("pointsman.cli.cleanup.processes", lambda _name: [])
     monkeypatch.setattr("pointsman.agent.kernel.real_kernel", made.kernel)
     monkeypatch.setattr("pointsman.agent.startup.check_rights", lambda: None)
@@ -208,6 +210,9 @@ def test_a_kube_proxy_that_runs_is_named(machine: Machine, monkeypatch: pytest.M
     assert "kube-proxy runs here (process 42)" in clean("--kube-proxy").stderr
     assert clean().stderr == ""
     assert machine.did == ["kube-proxy"]
+    monkeypatch.setattr("pointsman.cli.cleanup.processes", lambda _name: [])
+    monkeypatch.setattr("pointsman.cli.cleanup.answers_as_kube_proxy", lambda _host, port: port == 10249)
+    assert "kube-proxy runs here (http://127.0.0.1:10249 answers as it does)" in clean("--kube-proxy").stderr
 
 
 def test_processes_are_found_by_name_in_this_network_namespace(tmp_path: Path) -> None:
@@ -239,6 +244,28 @@ def test_whether_an_agent_answers(monkeypatch: pytest.MonkeyPatch, reply: bytes,
         assert answers(*server.getsockname()) is expected
         served.result()
     assert not answers("127.0.0.1", 1)
+
+
+@pytest.mark.parametrize(
+    ("statuses", "expected"),
+    [({"/proxyMode": 200}, True), ({"/proxyMode": 200, "/connections": 200}, False), ({}, False)],
+    ids=["kube-proxy", "an agent", "another program"],
+)
+def test_whether_kube_proxy_answers(statuses: dict[str, int], expected: bool) -> None:  # noqa: FBT001 (of the table)
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(statuses.get(self.path, 404))
+            self.end_headers()
+
+        def log_message(self, *_arguments: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server, ThreadPoolExecutor(1) as pool:
+        served = pool.submit(server.serve_forever, 0.01)
+        assert answers_as_kube_proxy("127.0.0.1", server.server_port) is expected
+        server.shutdown()
+        served.result()
+    assert not answers_as_kube_proxy("127.0.0.1", 1)
 
 
 def test_many_names_are_counted_for_people_and_whole_for_programs() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, Literal
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 _LIVEZ: Final = ("127.0.0.1", 10256)
 """Where an agent with default options tells of its health, and kube-proxy likewise."""
+_METRICS: Final = ("127.0.0.1", 10249)
+"""Where either has its metrics."""
 _PATIENCE: Final = 0.5
 """Seconds that it may take to answer."""
 _PROC: Final = Path("/proc")
@@ -26,7 +29,7 @@ _RUNNING: Final = (
     "then run this again"
 )
 _RUNNING_KUBE_PROXY: Final = (
-    "kube-proxy runs here (process {}); it brings everything back: take it from this node first, then run this again"
+    "kube-proxy runs here ({}); it brings everything back: take it from this node first, then run this again"
 )
 
 
@@ -84,17 +87,28 @@ def command(
 
 def answers(host: str, port: int) -> bool:
     """Tell whether an HTTP server answers for ``/livez``, whatever it says."""
+    return _status(host, port, "/livez") is not None
+
+
+def answers_as_kube_proxy(host: str, port: int) -> bool:
+    """Tell whether kube-proxy's metrics are there: an agent of ours, which has the same port, knows one path more."""
+    return _status(host, port, "/proxyMode") == HTTPStatus.OK and (
+        _status(host, port, "/connections") == HTTPStatus.NOT_FOUND
+    )
+
+
+def _status(host: str, port: int, path: str) -> int | None:
+    """Ask an HTTP server; None when none answers."""
     from http.client import HTTPConnection, HTTPException  # noqa: PLC0415 (as above)
 
     connection = HTTPConnection(host, port, timeout=_PATIENCE)
     try:
-        connection.request("GET", "/livez")
-        connection.getresponse()
+        connection.request("GET", path)
+        return connection.getresponse().status
     except (OSError, HTTPException):
-        return False
+        return None
     finally:
         connection.close()
-    return True
 
 
 def processes(name: str, proc: Path = _PROC) -> list[int]:
@@ -174,9 +188,12 @@ def _check(kernel: Kernel, modes: list[str]) -> None:
 
 
 def _warnings(*, with_agent: bool, with_kube_proxy: bool) -> Iterator[str]:
-    running = processes(_KUBE_PROXY) if with_kube_proxy else []
-    if running:
-        yield _RUNNING_KUBE_PROXY.format(", ".join(map(str, running)))
+    if with_kube_proxy:
+        # From a Pod the node's processes are not seen, but its ports are.
+        if running := processes(_KUBE_PROXY):
+            yield _RUNNING_KUBE_PROXY.format(f"process {', '.join(map(str, running))}")
+        elif answers_as_kube_proxy(*_METRICS):
+            yield _RUNNING_KUBE_PROXY.format("http://{}:{} answers as it does".format(*_METRICS))
     if with_agent and answers(*_LIVEZ):
         yield _RUNNING.format(*_LIVEZ)
 
