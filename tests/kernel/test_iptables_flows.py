@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 from typing import TYPE_CHECKING
 
 import pytest
 
-from pointsman.lab.network import Network
-from pointsman.lab.servers import Servers
 from support.iptables import as_kubelet_does
 from support.latest import Latest
-from support.packet_flows import CONTEXT, Case, Stage, build, configuration, params, serve
-from support.proxy import Proxy
+from support.packet_flows import Case, Stage, params, staged
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from pointsman.api.names import Mode
+    from pointsman.lab.network import Host
 
 pytestmark = pytest.mark.needs("iptables (legacy)", "connection tracking")
 
@@ -26,28 +25,13 @@ def latest() -> Iterator[Latest[Stage]]:
         yield made
 
 
-@contextlib.contextmanager
-def staged(suite: Case, *, after: bool) -> Iterator[Stage]:
-    with Network() as network, Servers() as servers:
-        hosts = build(network, suite, "iptables")
-        serve(servers, hosts, suite, "iptables")
-        node = hosts[CONTEXT["nodeIP"]["IPv4"]]
-        node.namespace.sysctl({"net/ipv4/conf/all/route_localnet": "1"})
-        as_kubelet_does(node, "legacy")
-        with Proxy(node, configuration(suite["config"], "iptables"), mode="iptables") as proxy:
-            proxy.put([*suite["objects"]["services"], *suite["objects"]["endpointSlices"]])
-            proxy.sync()
-            if after:
-                proxy.remove(*suite["after"]["delete"])
-                proxy.sync()
-            dataplane = proxy.dataplane
-            assert getattr(dataplane, "variant", "") == "legacy"
-            yield Stage(hosts, "iptables")
+def prepare(node: Host) -> None:
+    as_kubelet_does(node, "legacy")
 
 
 @pytest.mark.parametrize(("mode", "suite", "after", "case"), list(params("iptables")))
 def test_flow(
-    latest: Latest[Stage], mode: str, suite: Case, after: bool, case: Case  # noqa: FBT001 - a parameter
+    latest: Latest[Stage], mode: Mode, suite: Case, after: bool, case: Case  # noqa: FBT001 - a parameter
 ) -> None:  # fmt: skip
-    stage = latest.get((mode, suite["id"], after), lambda: staged(suite, after=after))
+    stage = latest.get((suite["id"], after), lambda: staged(suite, mode, after=after, prepare=prepare))
     stage.flow(case).check()

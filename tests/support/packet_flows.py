@@ -20,7 +20,7 @@ from support.mode_table import difference
 from support.proxy import Proxy
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 
 Case = dict[str, Any]
@@ -83,14 +83,24 @@ def params(mode: Mode) -> Iterator[Any]:
 
 
 @contextlib.contextmanager
-def staged(suite: Case, mode: Mode, *, after: bool) -> Iterator[Stage]:
-    """Build the lab that a suite needs, and bring its objects into the node's kernel."""
+def staged(
+    suite: Case, mode: Mode, *, after: bool, prepare: Callable[[Host], None] = lambda _node: None
+) -> Iterator[Stage]:  # fmt: skip
+    """Build the lab that a suite needs, and bring its objects into the node's kernel.
+
+    Args:
+        suite: of the vectors.
+        mode: the dataplane.
+        after: go on to the suite's deletions.
+        prepare: what is done to the node before.
+    """
     with Network() as network, Servers() as servers:
         hosts = build(network, suite, mode)
         serve(servers, hosts, suite, mode)
         node = hosts[CONTEXT["nodeIP"]["IPv4"]]
         if mode == "iptables":  # as the agent does for `localhostNodePorts`
             node.namespace.sysctl({"net/ipv4/conf/all/route_localnet": "1"})
+        prepare(node)
         with Proxy(node, configuration(suite["config"], mode), mode=mode) as proxy:
             proxy.put(suite["objects"]["services"])
             proxy.put(suite["objects"]["endpointSlices"])
