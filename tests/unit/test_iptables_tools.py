@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pointsman.dataplane.iptables import tools as tools_module
-from pointsman.dataplane.iptables.pieces import cut, keep, whole, without_jumps
+from pointsman.dataplane.iptables.pieces import cut, declare, keep, whole, without_jumps
 from pointsman.dataplane.iptables.probing import reason_against
 from pointsman.dataplane.iptables.tools import Done, Tools, detect, failure_in, find_culprit, refused
 from pointsman.dataplane.iptables.variant import Look, choose, look_at
@@ -282,3 +282,18 @@ def test_jumps_from_the_kernels_own_chains_can_be_left_out() -> None:
     kept = [":KUBE-A - [0:0]", "-A KUBE-A -j DROP"]
     text = section(*kept, "-D INPUT -j KUBE-A", "-I INPUT -j KUBE-A")
     assert without_jumps(text) == section(*kept)
+
+
+@pytest.mark.parametrize(("before", "line"), [("", 2), ("*filter\n:KUBE-FORWARD - [0:0]\nCOMMIT\n", 5)])
+def test_a_chain_is_declared_in_the_transaction_that_is_there(before: str, line: int) -> None:
+    text = before + section("-A PREROUTING -j *nat", "-X KUBE-A")
+    found, at = declare(text, "nat", "HINT")
+    lines = found.splitlines()
+    assert (lines.pop(at - 1), at) == (":HINT - [0:0]", line)
+    assert lines == text.splitlines()
+
+
+def test_a_chain_is_declared_in_a_transaction_of_its_own_where_there_is_none() -> None:
+    assert declare("", "nat", "HINT") == (section(":HINT - [0:0]"), 0)
+    other = "*filter\n:KUBE-FORWARD - [0:0]\nCOMMIT\n"
+    assert declare(other, "nat", "HINT") == (other + section(":HINT - [0:0]"), 0)

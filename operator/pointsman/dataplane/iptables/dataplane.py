@@ -6,9 +6,11 @@ import logging
 import time
 from typing import TYPE_CHECKING, Final
 
+import msgspec
+
 from pointsman.dataplane.iptables import probing
 from pointsman.dataplane.iptables.names import NAT
-from pointsman.dataplane.iptables.pieces import SIZE, STEPS, cut, keep, whole, without_jumps
+from pointsman.dataplane.iptables.pieces import SIZE, STEPS, cut, declare, keep, whole, without_jumps
 from pointsman.dataplane.iptables.removal import HINT, has_hint, is_ours, removal
 from pointsman.dataplane.iptables.ruleset import Ruleset
 from pointsman.dataplane.iptables.saved import packets, parse, unreadable_table
@@ -219,13 +221,16 @@ class IptablesDataplane(PlainDataplane):
             held = _held(saved)
             ruleset = Ruleset(family)
             change = ruleset.adoption(answers, settings, held)
-            text = keep(change.text, saved.foreign)
-            hint = "" if has_hint(listing) else f"*nat\n:{HINT} - [0:0]\nCOMMIT\n"
-            failure = self._write(tools, family, text, held) or self._write(tools, family, hint, held)
+            text, hint = keep(change.text, saved.foreign), 0
+            if not has_hint(listing):
+                text, hint = declare(text, NAT, HINT)
+            failure = self._write(tools, family, text, held)
             if failure is None:
                 ruleset.accept(change)
                 self._rulesets[family] = ruleset
                 return Written(change.added, change.removed)
+            if 0 < hint < failure.line:
+                failure = msgspec.structs.replace(failure, line=failure.line - 1)
             culprit = change.culprit(failure.line)
             if culprit is None or culprit not in answers:
                 raise DataplaneError(_refusal(family, change, failure))

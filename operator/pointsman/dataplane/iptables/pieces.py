@@ -86,6 +86,20 @@ def keep(text: str, chains: Mapping[str, Collection[str]]) -> str:
     return "\n".join([*found, ""]) if found else ""
 
 
+def declare(text: str, table: str, chain: str) -> tuple[str, int]:
+    """Have a text make an empty chain, too, in the transaction that the table has there already, if it has one.
+
+    Returns:
+        The text, and the number of the line that is new in it; 0 for one that stands behind all others.
+    """
+    head = f"*{table}\n"
+    start = 0 if text.startswith(head) else text.find(f"\n{head}") + 1
+    if not start and not text.startswith(head):
+        return f"{text}{head}:{chain} - [0:0]\n{_COMMIT}\n", 0
+    behind = start + len(head)
+    return f"{text[:behind]}:{chain} - [0:0]\n{text[behind:]}", text.count("\n", 0, behind) + 1
+
+
 def without_jumps(text: str) -> str:
     """Leave out of a text what changes the kernel's own chains."""
     lines = text.splitlines()
