@@ -240,6 +240,17 @@ def test_metrics_of_connections_are_opt_in(chart: Chart) -> None:
     assert "--connection-metrics=500" in chart.render(with_value("agent.connectionMetrics", 500)).agent()["args"]
 
 
+def test_agents_get_what_the_legacy_iptables_needs_when_that_is_asked_for(chart: Chart) -> None:
+    for legacy, capabilities, mounts in ((False, ["NET_ADMIN"], 0), (True, ["NET_ADMIN", "NET_RAW"], 1)):
+        rendered = chart.render(with_value("agent.iptablesLegacy", value=legacy))
+        spec = rendered.one("DaemonSet")["spec"]["template"]["spec"]
+        (container,) = spec["containers"]
+        assert container["securityContext"]["capabilities"] == {"drop": ["ALL"], "add": capabilities}
+        lock = [volume["hostPath"]["path"] for volume in spec["volumes"] if volume["name"] == "xtables-lock"]
+        assert lock == ["/run/xtables.lock"] * mounts
+        assert [m["mountPath"] for m in container["volumeMounts"] if m["name"] == "xtables-lock"] == lock
+
+
 def test_without_sysctls(chart: Chart) -> None:
     rendered = chart.render(with_value("agent.sysctls", value=False))
     assert "/proc/sys" not in rendered.text
