@@ -1,0 +1,101 @@
+"""An agent in mode `userspace`: many connections held through it, and no file left for another one."""
+
+from __future__ import annotations
+
+import resource
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pointsman.lab.traffic import Answered, Held, connect
+from support.agents import Supervised, seconds_until, server_at, supervised
+from support.manifests import service, slices
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from .conftest import Ground
+
+pytestmark = pytest.mark.needs("nftables", "connection tracking", "IPv6")
+
+VIP = {4: "10.96.0.1", 6: "fd00:10:96::1"}
+DELETED = "kubeproxy_conntrack_reconciler_deleted_entries_total"
+CONFIG = {
+    "apiVersion": "pointsman.dev/v1alpha1",
+    "kind": "ProxyConfig",
+    "metadata": {"name": "wanted"},
+    "spec": {
+        "mode": "userspace",
+        "priority": 1,
+        "podCIDRs": ["192.168.0.0/16", "fd00:192:168::/48"],
+        "syncPeriod": "500ms",
+    },
+}
+
+
+@pytest.fixture
+def node(ground: Ground, tmp_path: Path) -> Iterator[Supervised]:
+    with supervised(ground, tmp_path) as made:
+        made.write("web.json", service("web", *VIP.values()), *slices("web", *ground.pods))
+        made.write("config.json", CONFIG)
+        made.start()
+        yield made
+
+
+def log_of(node: Supervised) -> str:
+    return node.log.read_text("utf-8")
+
+
+def test_a_thousand_connections_go_on_whatever_becomes_of_the_service(node: Supervised) -> None:
+    assert node.agent.mode() == "userspace"
+    assert all(server_at(node.ground.client, address) for address in VIP.values())
+    with Held(node.ground.client, VIP[4], 80, count=1000) as held:
+        assert set(held.servers) == {"web-1", "web-2", "web-3"}
+        node.put("web.json", service("web", *VIP.values()), *slices("web", node.ground.pods[0]))
+        assert {server_at(node.ground.client, VIP[4]) for _ in range(4)} == {"web-1"}
+        assert not held.broken()
+        node.put("web.json", {"apiVersion": "v1", "kind": "List", "items": []})
+        assert not server_at(node.ground.client, VIP[4])
+        assert not held.broken()
+
+
+def test_udp_clients_are_not_taken_for_stale(node: Supervised) -> None:
+    """Each full sync cleans connection tracking up; a client's entry leads to the proxy, which is no backend."""
+    node.put(
+        "dns.json",
+        service("dns", "10.96.0.53", protocols=["udp"]),
+        *slices("dns", *node.ground.pods, protocols=["udp"]),
+    )
+    first = server_at(node.ground.client, "10.96.0.53", protocol="udp", source_port=5353)
+    assert first
+    syncs = len(node.syncs())
+    node.ground.node.namespace.run("nft", "flush set ip pointsman-userspace pod-cidrs")
+    seconds_until(lambda: len(node.syncs()) > syncs)
+    assert server_at(node.ground.client, "10.96.0.53", protocol="udp", source_port=5353) == first
+    deleted = {name: number for name, number in node.metrics().items() if name.startswith(DELETED)}
+    assert deleted
+    assert not any(deleted.values())
+
+
+def test_after_a_restart_it_serves_with_the_same_rules(node: Supervised) -> None:
+    node.agent.kill()
+    assert not isinstance(connect(node.ground.client, VIP[4], 80, timeout=0.3), Answered)
+    node.start()
+    assert node.syncs()[-1] == (0, 0)
+    assert all(server_at(node.ground.client, address) for address in VIP.values())
+
+
+def test_without_files_new_clients_wait_the_others_lose_nothing_and_it_is_told(node: Supervised) -> None:
+    process = node.agent.daemon.pid
+    with Held(node.ground.client, VIP[4], 80, count=50) as held:
+        limits = resource.prlimit(process, resource.RLIMIT_NOFILE, (64, 4096))
+        try:
+            assert not isinstance(connect(node.ground.client, VIP[4], 80, timeout=0.3), Answered)
+            seconds_until(lambda: "no more connections can be opened: Too many open files" in log_of(node))
+            assert not held.broken()
+        finally:
+            resource.prlimit(process, resource.RLIMIT_NOFILE, (min(limits[0], 4096), 4096))
+        seconds_until(lambda: bool(server_at(node.ground.client, VIP[4])))
+        seconds_until(lambda: "there is room for new connections again" in log_of(node))
+        assert not held.broken()
