@@ -120,11 +120,13 @@ class UserspaceDataplane(PlainDataplane):
                 raise DataplaneError(f"adopt a plan before a delta of IPv{family} is applied")
             entries: dict[Frontend, Entry | None] = {f: None for f in delta.removed if f.family == family}
             entries |= self._entries(changed, {}, self._settings, refused)
+            known = self._tables[family].entries
+            before = {target for f in entries if f in known for target in _targets(f, known[f])}
             draft = WireDraft(SCHEMA, family)
             change = self._tables[family].change(entries, draft)
             self._commit(family, draft, change, self._tables[family])
+            self._proxy.close_ports(before - {t for f, entry in entries.items() if entry for t in _targets(f, entry)})
             added, removed = added + draft.added, removed + draft.removed
-        self._close_unused()
         return Written(added, removed, refused)
 
     def read(self) -> Mapping[Frontend, tuple[Backend, ...]]:
@@ -290,7 +292,7 @@ class UserspaceDataplane(PlainDataplane):
             target
             for table in self._tables.values()
             for frontend, entry in table.entries.items()
-            for target, _ in wishes_of(frontend, entry.answer)
+            for target in _targets(frontend, entry)
         }
         self._proxy.close_ports(self._proxy.targets() - used)
 
@@ -320,6 +322,10 @@ def wishes_of(frontend: Frontend, answer: Answer) -> Iterator[tuple[Target, Wish
 def name_of(frontend: Frontend) -> str:
     """Name a frontend for people."""
     return f"{frontend.address}:{frontend.port}/{frontend.protocol}"
+
+
+def _targets(frontend: Frontend, entry: Entry) -> Iterator[Target]:
+    return (target for target, _ in wishes_of(frontend, entry.answer))
 
 
 def _wish(pool: Pool, answer: Answer) -> Wish:

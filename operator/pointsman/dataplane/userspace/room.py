@@ -16,6 +16,8 @@ _LOG: Final = logging.getLogger(__name__)
 
 RESERVE: Final = 128
 """So many files are left to the rest of the agent: its connections to the API server, netlink, its own HTTP server."""
+MOST: Final = 1 << 20
+"""More than one thread can serve; some container runtimes allow a thousand times as much."""
 PATIENCE: Final = 0.5
 """Seconds until it is tried again, when no connection ends before."""
 NO_ROOM: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
@@ -27,14 +29,17 @@ REMEDY: Final = "raise the limit of open files (ulimit -n; LimitNOFILE= of the s
 
 
 def raise_limit() -> int:
-    """Let this process have as many open files as the system allows it.
+    """Let this process have as many open files as the system allows it, at most `MOST`.
 
     Returns:
         How many that is.
     """
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    return hard
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST if hard == resource.RLIM_INFINITY else min(hard, MOST)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        soft = wanted
+    return MOST if soft == resource.RLIM_INFINITY else soft
 
 
 class Room:
