@@ -7,8 +7,10 @@ connections and UDP flows meanwhile.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
 import threading
+import time
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import MappingProxyType
@@ -20,8 +22,9 @@ from pointsman.agent.kernel import real_kernel
 from pointsman.agent.syncer import Syncer
 from pointsman.api.nodeproxy import NodeProxy
 from pointsman.dataplane.conntrack import Conntrack
+from pointsman.lab.connections import greet
 from pointsman.lab.servers import Greeting
-from pointsman.lab.traffic import Held, Load, open_socket
+from pointsman.lab.traffic import Answered, Load, open_socket
 from pointsman.lab.waiting import wait_until
 from pointsman.model.objects import Endpoint, EndpointPort, EndpointSlice, Service, ServicePort
 from pointsman.model.parse import key_of
@@ -57,7 +60,7 @@ class Seen(msgspec.Struct, frozen=True):
         failed: new connections and datagrams that were not answered.
         tcp, flows: held TCP connections and UDP flows that live after it, ...
         tcp_before, flows_before: of so many.
-        how: what became of those that failed, for people.
+        how: when those that failed began, as seconds after the change did, and what became of them; for people.
     """
 
     failed: int
@@ -83,6 +86,35 @@ def expect(seen: Seen, before: Mode, after: Mode) -> None:
     assert str(seen) == documented()[before, after], seen.how
 
 
+class Lines:
+    """TCP connections that are held open; a context manager that ends them by a reset.
+
+    Args:
+        ports: their source ports, of which no other client has any: IPVS takes two connections to two of its virtual
+            servers for one when they come from one port and lead to one real server.
+    """
+
+    def __init__(self, origin: Host, address: str, port: int, ports: Iterable[int]) -> None:
+        self._sockets: list[socket.socket] = []
+        for source_port in ports:
+            sock = open_socket(origin, address, source_port=source_port)
+            self._sockets.append(sock)
+            sock.settimeout(_PATIENCE)
+            sock.connect((address, port))
+        self.servers = [greet(sock).server for sock in self._sockets]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for sock in self._sockets:
+            sock.close()
+
+    def alive(self) -> int:
+        """Count those over which the server still answers."""
+        return sum(map(_lives, self._sockets))
+
+
 class Flows:
     """UDP clients that keep their source ports, and ask all the time; a context manager that ends them.
 
@@ -90,9 +122,9 @@ class Flows:
         unanswered: datagrams of theirs that got no answer in time.
     """
 
-    def __init__(self, origin: Host, address: str, port: int, *, count: int) -> None:
+    def __init__(self, origin: Host, address: str, port: int, ports: Iterable[int]) -> None:
         self.unanswered = 0
-        self._sockets = [open_socket(origin, address, "udp") for _ in range(count)]
+        self._sockets = [open_socket(origin, address, "udp", source_port=each) for each in ports]
         for sock in self._sockets:
             sock.settimeout(_PATIENCE)
             sock.connect((address, port))
@@ -123,8 +155,17 @@ class Flows:
             self.unanswered += sum(not _ask(sock) for sock in self._sockets)
 
 
+_FIRST_PORT: Final = 10_000
+"""Of those that are held; the kernel gives others from 32,768 on."""
 _PATIENCE: Final = 5.0
 """Seconds until a datagram counts as lost; longer than any pause of a machine that has much to do."""
+
+
+def _lives(sock: socket.socket) -> bool:
+    try:
+        return bool(greet(sock).server)
+    except OSError:
+        return False
 
 
 def _ask(sock: socket.socket) -> str:
@@ -159,6 +200,7 @@ class ChangingNode:
         self.ground = ground
         self._tcp, self._flows = tcp, flows
         self._generation = 0
+        self._free_ports = itertools.count(_FIRST_PORT)
         self._conntrack: list[Conntrack] = []
         real = real_kernel()
         kernel = dataclasses.replace(
@@ -217,28 +259,37 @@ class ChangingNode:
         per_way = self._tcp // 4
         ways = ((VIP[4], 80, 2 * per_way), (VIP[6], 80, per_way), (node.address(4), NODE_PORT, per_way))
         with ExitStack() as stack:
-            held = [stack.enter_context(Held(client, at, port, count=count)) for at, port, count in ways]
-            flows = [stack.enter_context(Flows(client, VIP[family], 80, count=self._flows // 2)) for family in (4, 6)]
+            held = [stack.enter_context(Lines(client, at, port, self._ports(count))) for at, port, count in ways]
+            flows = [
+                stack.enter_context(Flows(client, VIP[family], 80, self._ports(self._flows // 2))) for family in (4, 6)
+            ]
             loads = [stack.enter_context(Load(client, at, port, timeout=_PATIENCE)) for at, port, _ in ways]
             loads.append(stack.enter_context(Load(client, VIP[4], 80, "udp", timeout=_PATIENCE)))
             _wait(loads, connections)
+            began = time.monotonic()
             act()
+            done = time.monotonic()
             _wait(loads, connections)
             for _ in range(3):
                 self.tend()
             _wait(loads, connections)
             for each in flows:
                 each.rest()
-            broken = sum(len(each.broken(timeout=_PATIENCE)) for each in held)
-            failures = [failure for load in loads for failure in load.spread().failures]
+            samples = [sample for load in loads for sample in load.samples]
+            failures = [sample for sample in samples if not isinstance(sample.outcome, Answered)]
             return Seen(
                 failed=len(failures) + sum(each.unanswered for each in flows),
-                tcp=4 * per_way - broken,
+                tcp=sum(each.alive() for each in held),
                 tcp_before=4 * per_way,
                 flows=sum(each.alive() for each in flows),
-                flows_before=2 * (self._flows // 2),
-                how=tuple(map(repr, failures[:5])),
+                flows_before=2 * per_family,
+                how=tuple(
+                    f"{each.begun - began:.4f} s (of {done - began:.4f}): {each.outcome}" for each in failures[:5]
+                ),
             )
+
+    def _ports(self, count: int) -> list[int]:
+        return list(itertools.islice(self._free_ports, count))
 
     def close(self) -> None:
         """Take everything away again."""

@@ -107,8 +107,9 @@ def test_it_is_in_force_with_its_sysctls_and_gives_way_to_another(node: Supervis
         seconds_until(lambda: mode_of(node) == "nftables", limit=PATIENCE)
         load.wait(10)
     assert load.spread().failures == []
+    assert "mode ipvs serves the " in node.log.read_text("utf-8"), "the kernel remembers connections for a while"
+    seconds_until(lambda: tables_of(node) == ["", "table ip pointsman", "table ip6 pointsman"], limit=PATIENCE)
     assert "wlc" not in ipvs_of(node), "no virtual server is left"
-    assert tables_of(node) == ["", "table ip pointsman", "table ip6 pointsman"]
     assert not node.ground.node.namespace.run("ip", "route", "show", "table", "local", "proto", "112").strip()
     assert '"wlc" is not there in mode nftables' in node.log.read_text("utf-8")
 

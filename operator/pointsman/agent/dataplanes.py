@@ -144,6 +144,7 @@ class Dataplanes:
         Returns:
             A problem for each one that can't be looked after.
         """
+        self._low_files.refill()
         problems = (self._tend(mode, self._deadlines[mode]) for mode in tuple(self._draining))
         return tuple(problem for problem in problems if problem is not None)
 
