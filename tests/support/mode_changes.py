@@ -260,9 +260,8 @@ class ChangingNode:
         ways = ((VIP[4], 80, 2 * per_way), (VIP[6], 80, per_way), (node.address(4), NODE_PORT, per_way))
         with ExitStack() as stack:
             held = [stack.enter_context(Lines(client, at, port, self._ports(count))) for at, port, count in ways]
-            flows = [
-                stack.enter_context(Flows(client, VIP[family], 80, self._ports(self._flows // 2))) for family in (4, 6)
-            ]
+            per_family = self._flows // 2
+            flows = [stack.enter_context(Flows(client, VIP[each], 80, self._ports(per_family))) for each in (4, 6)]
             loads = [stack.enter_context(Load(client, at, port, timeout=_PATIENCE)) for at, port, _ in ways]
             loads.append(stack.enter_context(Load(client, VIP[4], 80, "udp", timeout=_PATIENCE)))
             _wait(loads, connections)
