@@ -57,6 +57,7 @@ class Programs:
 def _installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tools_module.shutil, "which", lambda program, **_: f"/sbin/{program}")
     monkeypatch.setattr(Tools, "is_used", lambda _, __: True)
+    monkeypatch.setattr(tools_module, "has_nft_chain", lambda *_: False)
 
 
 def test_restore_leaves_others_alone_and_waits_for_the_lock() -> None:
@@ -250,6 +251,21 @@ def test_what_is_small_is_left_whole() -> None:
     text = section(":KUBE-A - [0:0]", "-A KUBE-A -j DROP")
     assert cut(text, {}) == whole(text)
     assert (whole(text).text, whole(text).commits) == (text, 1)
+
+
+def test_kubelets_hint_spares_reading_all_rules(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, str, str]] = []
+
+    def has_chain(family: int, table: str, chain: str) -> bool:
+        asked.append((family, table, chain))
+        return (family, chain) == (6, "KUBE-KUBELET-CANARY")
+
+    monkeypatch.setattr(tools_module, "has_nft_chain", has_chain)
+    programs = Programs({"legacy": HINT})
+    found = detect(programs)
+    assert found is not None
+    assert (found.variant, programs.calls) == ("nft", [])
+    assert {table for _, table, _ in asked} == {"mangle"}
 
 
 def test_a_legacy_variant_that_may_not_be_read_is_the_nodes() -> None:

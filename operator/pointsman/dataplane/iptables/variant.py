@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 Variant = Literal["nft", "legacy"]
 VARIANTS: Final[tuple[Variant, ...]] = ("nft", "legacy")
 
-_HINT: Final = re.compile(r"^:(?:KUBE-IPTABLES-HINT|KUBE-KUBELET-CANARY) ", re.MULTILINE)
+HINTS: Final = ("KUBE-IPTABLES-HINT", "KUBE-KUBELET-CANARY")
 """Chains that kubelet makes in the table mangle, since Kubernetes 1.17."""
+_HINT: Final = re.compile(rf"^:(?:{'|'.join(HINTS)}) ", re.MULTILINE)
 _RULE: Final = re.compile(r"^-", re.MULTILINE)
 
 
