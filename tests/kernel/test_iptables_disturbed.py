@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 from itertools import count
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ from support.proxied import answer, generation, node_port, pool, reach, vip
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from pointsman.dataplane.iptables import IptablesDataplane
     from pointsman.dataplane.iptables.variant import Variant
@@ -440,3 +442,21 @@ def test_a_flush_is_heard_and_mended_before_a_held_connection_notices(node: Chai
         node.adopt()
         assert lines.broken() == []
     is_served(node, (4,))
+
+
+@pytest.mark.needs("iptables (legacy)")
+def test_a_lock_that_another_program_holds_is_waited_for_and_then_told(
+    ground: Ground, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = tmp_path / "xtables.lock"
+    monkeypatch.setenv("XTABLES_LOCKFILE", str(lock))
+    with chained(ground, "legacy") as node, lock.open("w") as held_by_another:
+        before, served = node.rules(), {vip(1): answer(node.endpoints(2))}
+        fcntl.flock(held_by_another, fcntl.LOCK_EX)
+        with pytest.raises(DataplaneError, match=r"held the lock of iptables \(legacy\) for 5 s"):
+            node.put(served)
+        assert node.rules() == before
+        fcntl.flock(held_by_another, fcntl.LOCK_UN)
+        node.adopt()
+        node.put(served)
+        assert reach(node.ground.client, vip(1)) in "ab"
