@@ -199,7 +199,7 @@ def test_who_refuses_is_followed_by_the_next(proxy: Proxy) -> None:
 
 
 def test_when_all_refuse_the_client_is_refused(proxy: Proxy) -> None:
-    with connected(opened(proxy, TCP, closed_port())) as client, pytest.raises(ConnectionResetError):
+    with pytest.raises(ConnectionResetError), connected(opened(proxy, TCP, closed_port())) as client:
         client.recv(1)
     until(lambda: proxy.carried() == 0)
 
@@ -358,7 +358,7 @@ def test_a_fault_in_one_connection_harms_no_other(proxy: Proxy, monkeypatch: pyt
             until(lambda: proxy.tallies()[TCP].total == 1)
             with monkeypatch.context() as patch:
                 patch.setattr("pointsman.dataplane.userspace.stream.Connection._connected", _fail)
-                with connected(address) as bad, pytest.raises(ConnectionResetError):
+                with pytest.raises(ConnectionResetError), connected(address) as bad:
                     bad.recv(1)
             good.sendall(b"x")
             assert side.recv(1) == b"x"

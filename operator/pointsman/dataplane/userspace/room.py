@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 _LOG: Final = logging.getLogger(__name__)
 
 RESERVE: Final = 256
-"""So many files are left to the rest of the agent: its connections to the API server, its HTTP servers, and the low numbers
-that it keeps for libnftables."""
+"""So many files are left to the rest of the agent: its connections to the API server, its HTTP servers, and the
+low numbers that it keeps for libnftables."""
 MOST: Final = 1 << 20
 """More than one thread can serve; some container runtimes allow a thousand times as much."""
 PATIENCE: Final = 0.5
