@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import resource
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.needs("nftables", "connection tracking", "IPv6")
 
 VIP = {4: "10.96.0.1", 6: "fd00:10:96::1"}
 DELETED = "kubeproxy_conntrack_reconciler_deleted_entries_total"
-CONFIG = {
+CONFIG: dict[str, Any] = {
     "apiVersion": "pointsman.dev/v1alpha1",
     "kind": "ProxyConfig",
     "metadata": {"name": "wanted"},
@@ -99,3 +99,22 @@ def test_without_files_new_clients_wait_the_others_lose_nothing_and_it_is_told(n
         seconds_until(lambda: bool(server_at(node.ground.client, VIP[4])))
         seconds_until(lambda: "there is room for new connections again" in log_of(node))
         assert not held.broken()
+
+
+def test_in_mode_nftables_node_ports_answer_on_loopback_when_they_are_asked_to(node: Supervised) -> None:
+    """The mode changes without a restart, and a port that is taken is told of."""
+    node.put(
+        "port.json", service("port", "10.96.0.7", "fd00:10:96::7", node_port=30080), *slices("port", *node.ground.pods)
+    )
+    node.put("config.json", {**CONFIG, "spec": {**CONFIG["spec"], "mode": "nftables"}})
+    assert node.agent.mode() == "nftables"
+    assert not server_at(node.ground.node, "127.0.0.1", 30080)
+    spec = {**CONFIG["spec"], "mode": "nftables", "nodePortAddresses": ["primary", "localhost"]}
+    node.put("config.json", {**CONFIG, "spec": spec})
+    assert server_at(node.ground.node, "127.0.0.1", 30080)
+    assert server_at(node.ground.node, "::1", 30080)
+    assert server_at(node.ground.client, node.ground.node.address(4), 30080)
+    node.ground.servers.start(node.ground.node, 30081, address="127.0.0.1", name="another program")
+    node.put("more.json", service("more", "10.96.0.8", node_port=30081), *slices("more", *node.ground.pods))
+    seconds_until(lambda: "the proxy can't listen at tcp port 30081 at 127.0.0.1" in log_of(node))
+    assert server_at(node.ground.client, node.ground.node.address(4), 30081)
