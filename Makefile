@@ -4,10 +4,10 @@
 .DEFAULT_GOAL := help
 PYTHON := .venv/bin/python
 
-.PHONY: help setup lab cluster vm test conformance bench bench-cluster bench-ipvs format lint docs lock clean
+.PHONY: help setup lab cluster vm test conformance bench bench-cluster bench-ipvs bench-userspace format lint docs lock clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 22
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
 
 setup: ## install Debian packages and .venv, where they are missing
 	@scripts/setup
@@ -36,6 +36,9 @@ bench: setup ## measure speed and memory; prints a table, writes bench-results.j
 bench-ipvs: ## measure the mode ipvs beside ipvsadm --restore, in a virtual machine where the kernel has no IPVS
 	@scripts/setup cluster
 	@$(PYTHON) tests/benchmarks/bench_ipvs.py $(ARGS)
+
+bench-userspace: setup ## measure the mode userspace beside the mode nftables
+	@$(PYTHON) tests/benchmarks/bench_userspace.py $(ARGS)
 
 bench-cluster: setup ## measure the agent beside kube-proxy on a real API server; writes bench-cluster-results.json
 	@$(PYTHON) tests/benchmarks/bench_cluster.py $(ARGS)
