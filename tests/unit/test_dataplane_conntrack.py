@@ -9,7 +9,7 @@ import pytest
 
 from pointsman.dataplane.channel import Message
 from pointsman.dataplane.conntrack import StaleEntries
-from pointsman.dataplane.ctnetlink import _LAYOUTS, pack_endpoint
+from pointsman.dataplane.ctnetlink import _LAYOUTS, is_by_rules, pack_endpoint
 from pointsman.dataplane.netlink import attribute, nested
 from pointsman.model.plan import NODE_PORT, Answer, Backend, Family, Frontend, Pool
 
@@ -100,6 +100,24 @@ def test_a_frontend_of_its_own_goes_before_the_node_port() -> None:
     assert not stale(frontends, (NODE, 30053), NEW)
 
 
+def test_what_answers_in_place_of_backends_is_not_stale() -> None:
+    proxy = ("172.16.0.1", 40_000)
+    rules = StaleEntries(4, {udp(VIP): answer(OLD)}, LOCAL, frozenset({pack_endpoint(4, *proxy)}))
+    assert not rules.hold(pack_endpoint(4, VIP, 53), pack_endpoint(4, *proxy))
+    assert rules.hold(pack_endpoint(4, VIP, 53), pack_endpoint(4, "172.16.0.1", 40_001)), "of a proxy that is gone"
+
+
+@pytest.mark.parametrize(
+    ("destination", "answering", "expected"),
+    [((VIP, 53), OLD, True), ((VIP, 53), (VIP, 53), False), ((FAR, 53), OLD, False), ((VIP, 54), OLD, False)],
+)
+def test_what_is_translated_is_told_whoever_answers(
+    destination: tuple[str, int], answering: tuple[str, int], *, expected: bool
+) -> None:
+    rules = StaleEntries(4, {udp(VIP): answer(OLD)}, LOCAL)
+    assert rules.is_translated(pack_endpoint(4, *destination), pack_endpoint(4, *answering)) is expected
+
+
 ENDS: list[tuple[Family, str, str, str]] = [
     (4, "10.1.2.3", "10.96.0.10", "10.1.0.9"),
     (6, "fd00::1", "fd00:96::a", "fd00:1::9"),
@@ -107,7 +125,14 @@ ENDS: list[tuple[Family, str, str, str]] = [
 
 
 def entry(
-    family: Family, source: str, destination: str, answering: str, *, zone: bytes = b"", protocol: int = 17
+    family: Family,
+    source: str,
+    destination: str,
+    answering: str,
+    *,
+    zone: bytes = b"",
+    protocol: int = 17,
+    status: int = 0,
 ) -> Message:
     """Write an entry as the kernel does: from `source`:4000 to `destination`:53, answered by `answering`:5353."""
     kinds = (1, 2) if family == 4 else (3, 4)
@@ -119,7 +144,13 @@ def entry(
         return nested(kind, nested(1, *addresses), nested(2, attribute(1, bytes([protocol])), *ports), zone)
 
     tuples = one(1, ((source, 4000), (destination, 53))) + one(2, ((answering, 5353), (source, 4000)))
-    data = bytes(16) + struct.pack("=BBH", 0, 0, 0) + tuples + attribute(3, bytes(4)) + attribute(12, b"\1\2\3\4")
+    data = (
+        bytes(16)
+        + struct.pack("=BBH", 0, 0, 0)
+        + tuples
+        + attribute(3, status.to_bytes(4))
+        + attribute(12, b"\1\2\3\4")
+    )
     return Message(data, 16, len(data))
 
 
@@ -132,6 +163,14 @@ def test_an_entry_is_read(family: Family, source: str, destination: str, answeri
     assert read is not None
     assert read.destination == pack_endpoint(family, destination, 53)
     assert read.answering == pack_endpoint(family, answering, 5353)
+
+
+@pytest.mark.parametrize(("status", "expected"), [(0x18E, False), (0x1AE, True), (0x19E, False)])
+def test_who_translated_is_told(status: int, *, expected: bool) -> None:
+    """IPS_DST_NAT is the bit 0x20; an entry that is only masqueraded has 0x10."""
+    read = _LAYOUTS[4].read(entry(*ENDS[0], status=status))
+    assert read is not None
+    assert is_by_rules(read) is expected
 
 
 def test_what_is_no_udp_entry_of_the_family_is_passed_over() -> None:
