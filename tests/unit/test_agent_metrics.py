@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -9,6 +10,11 @@ from pointsman.agent.metrics import PROGRAMMING_BUCKETS, SYNC_BUCKETS, Metrics
 from pointsman.agent.outcome import Cleaned, Facts, Outcome
 from pointsman.dataplane.protocol import Written
 from pointsman.process.exposition import Histogram
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pointsman.model.plan import Family
 
 
 @dataclass
@@ -30,9 +36,16 @@ class FakeQueue:
         return {"EndpointSlice": 2}
 
 
-def outcome(*, full: bool = False, families: frozenset[int] = frozenset({4}), error: str = "") -> Outcome:
+def outcome(
+    *,
+    full: bool = False,
+    families: frozenset[int] = frozenset({4}),
+    error: str = "",
+    mode: str = "nftables",
+    rules: Mapping[tuple[Family, str], int] | None = None,
+) -> Outcome:
     facts = Facts(
-        mode="nftables",
+        mode=mode,
         counts=FakeCounts(),
         health_checks={},
         problems=(),
@@ -40,7 +53,7 @@ def outcome(*, full: bool = False, families: frozenset[int] = frozenset({4}), er
         min_sync_period=0.05,
         sync_period=30.0,
     )
-    written = None if error else Written(1, 2)
+    written = None if error else Written(1, 2, rules=rules or {})
     triggers = () if error else (990.0, 999.9)
     cleaned = (Cleaned(4, 3, 0.5),)
     return Outcome(full, families, 0.003, 1_000.0, written, error, triggers, cleaned, facts)
@@ -100,6 +113,21 @@ def test_a_failed_sync_is_a_failure_and_no_success() -> None:
     assert found["kubeproxy_sync_proxy_rules_nftables_sync_failures_total{ip_family=IPv6}"] == 0
     assert "kubeproxy_sync_proxy_rules_last_timestamp_seconds{ip_family=IPv4}" not in found
     assert found["kubeproxy_network_programming_duration_seconds_count{ip_family=IPv4}"] == 0
+
+
+def test_iptables_has_the_metrics_of_kube_proxys_mode_of_that_name() -> None:
+    metrics = Metrics()
+    failures = "kubeproxy_sync_proxy_rules_iptables_restore_failures_total{ip_family=IPv4}"
+    total = "kubeproxy_sync_proxy_rules_iptables_total{ip_family=IPv6,table=nat}"
+    metrics.count_sync(outcome())
+    assert not {failures, total} & samples(metrics).keys()
+    metrics.count_sync(outcome(mode="iptables", rules={(6, "nat"): 40, (4, "filter"): 7}))
+    metrics.count_sync(outcome(mode="iptables", error="no"))
+    found = samples(metrics)
+    assert (found[failures], found[total]) == (1, 40)
+    assert found["kubeproxy_sync_proxy_rules_nftables_sync_failures_total{ip_family=IPv4}"] == 0
+    metrics.count_sync(outcome())
+    assert not {failures, total} & samples(metrics).keys()
 
 
 def test_changes_are_counted_as_kube_proxy_does() -> None:

@@ -42,7 +42,7 @@ class Queue:
 def busy_agent() -> bytes:
     """Return what an agent shows that has done all that one can do."""
     facts = Facts(
-        mode="nftables", counts=Counts(), health_checks={}, problems=(), node_leaving=False,
+        mode="iptables", counts=Counts(), health_checks={}, problems=(), node_leaving=False,
         min_sync_period=0.05, sync_period=30.0,
     )  # fmt: skip
     metrics = Metrics()

@@ -139,6 +139,7 @@ def sorted_lists(held: Held) -> dict[str, dict[str, tuple[str, ...]]]:
 
 def check(memory: Memory, ruleset: Ruleset, plan: Plan) -> None:
     assert sorted_lists(memory.held()) == sorted_lists(ruleset.wanted())
+    assert ruleset.sizes() == {table: sum(map(len, chains.values())) for table, chains in ruleset.wanted().items()}
     assert ruleset.answers() == plan.answers
     scratch = adopt(Memory(), ruleset.family, plan)
     assert scratch.wanted() == ruleset.wanted()

@@ -1,7 +1,7 @@
 """What the agent counts, under the names that dashboards for kube-proxy know.
 
 Names, labels and buckets: kube-proxy's ``pkg/proxy/metrics``. A metric that would have no true value here (iptables
-rules, say) is not shown.
+rules in another mode, say) is not shown.
 """
 
 from __future__ import annotations
@@ -51,6 +51,9 @@ class Metrics:
         self._clean = _by_family(SYNC_BUCKETS)
         self._cleaned: dict[Family, int] = {4: 0, 6: 0}
         self._failures: dict[Family, int] = {4: 0, 6: 0}
+        self._restore_failures: dict[Family, int] = {4: 0, 6: 0}
+        self._rules: Mapping[tuple[Family, str], int] = {}
+        self._uses_iptables = False
         self._synced: dict[Family, float] = {}
         self._no_local: dict[str, int] = {}
         self._probes: dict[tuple[str, int], int] = {}
@@ -81,11 +84,15 @@ class Metrics:
             "internal": counts.no_local_endpoints_internal,
             "external": counts.no_local_endpoints_external,
         }
+        self._uses_iptables = outcome.facts.mode == "iptables"
+        failures = self._restore_failures if self._uses_iptables else self._failures
+        if outcome.written is not None:
+            self._rules = outcome.written.rules or (self._rules if self._uses_iptables else {})
         for family in outcome.families:
             self._sync[family].observe(outcome.seconds)
             (self._full if outcome.full else self._partial)[family].observe(outcome.seconds)
             if outcome.written is None:
-                self._failures[family] += 1
+                failures[family] += 1
                 continue
             self._synced[family] = outcome.finished
             for trigger in outcome.triggers:
@@ -123,12 +130,28 @@ class Metrics:
             ("ip_family",),
             _labelled(self._failures),
         )
+        if self._uses_iptables:
+            yield from self._of_iptables()
         for probe in ("healthz", "livez"):
             codes: Values = {(str(code),): count for (name, code), count in self._probes.items() if name == probe}
             yield counter(f"kubeproxy_proxy_{probe}_total", f"Cumulative proxy {probe} HTTP status", ("code",), codes)
         yield from self._gauges()
         if self._connections is not None:
             yield from self._connections.collect()
+
+    def _of_iptables(self) -> Iterator[Metric]:
+        yield counter(
+            f"{_SYNC}_iptables_restore_failures_total",
+            "Cumulative proxy iptables restore failures",
+            ("ip_family",),
+            _labelled(self._restore_failures),
+        )
+        yield gauge(
+            f"{_SYNC}_iptables_total",
+            "Total number of iptables rules owned by the proxy",
+            ("table", "ip_family"),
+            {(table, _FAMILY_LABELS[family]): count for (family, table), count in self._rules.items()},
+        )
 
     def _gauges(self) -> Iterator[Metric]:
         if self._outage is not None:

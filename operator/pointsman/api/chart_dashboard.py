@@ -101,7 +101,10 @@ PANELS: Final = (
     ),
     Panel(
         "Failed syncs", "ops",
-        {"{{instance}}": f"sum by (instance) ({_rate(f'{_SYNC}_nftables_sync_failures_total')}) > 0"},
+        {
+            "{{instance}}": f"sum by (instance) ({_rate(f'{_SYNC}_nftables_sync_failures_total')}) > 0",
+            "{{instance}}: iptables": f"sum by (instance) ({_rate(f'{_SYNC}_iptables_restore_failures_total')}) > 0",
+        },
         text="The agent's log and its NodeProxy name what the kernel refused.",
     ),
     Panel(

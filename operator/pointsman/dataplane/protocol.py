@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
+from pointsman.model.plan import Family
+
 if TYPE_CHECKING:
     from pointsman.model.plan import Backend, Delta, Frontend, Plan
 
@@ -24,11 +26,13 @@ class Written(msgspec.Struct, frozen=True):
         removed: elements (or rules, servers) that were removed.
         refused: what the kernel did not take, and why; empty when everything is in force. Each key is the frontend
             as text, or the part of the rule set.
+        rules: how many rules each table has now, by IP version and table; empty where rules do not grow with Services.
     """
 
     added: int = 0
     removed: int = 0
     refused: Mapping[str, str] = msgspec.field(default_factory=dict)
+    rules: Mapping[tuple[Family, str], int] = msgspec.field(default_factory=dict)
 
 
 class Support(msgspec.Struct, frozen=True):

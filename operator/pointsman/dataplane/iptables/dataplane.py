@@ -98,7 +98,7 @@ class IptablesDataplane(PlainDataplane):
         if errors:
             raise DataplaneError("; ".join(errors))
         self._leave_other_variant(tools)
-        return Written(added, removed, refused)
+        return Written(added, removed, refused, self._sizes())
 
     def apply(self, delta: Delta) -> Written:
         """See `Dataplane.apply`."""
@@ -124,7 +124,7 @@ class IptablesDataplane(PlainDataplane):
             ruleset.accept(change)
             added, removed = added + change.added, removed + change.removed
         self._settings = delta.settings or self._settings
-        return Written(added, removed)
+        return Written(added, removed, rules=self._sizes())
 
     def read(self) -> Mapping[Frontend, tuple[Backend, ...]]:
         """See `Dataplane.read`; rules beside which there is no hint of ours are kube-proxy's, and not read."""
@@ -190,6 +190,13 @@ class IptablesDataplane(PlainDataplane):
         if self._watch is not None:
             self._watch.close()
             self._watch = None
+
+    def _sizes(self) -> dict[tuple[Family, str], int]:
+        return {
+            (family, table): size
+            for family, ruleset in self._rulesets.items()
+            for table, size in ruleset.sizes().items()
+        }
 
     def _look(self) -> Tools | None:
         if self._tools is None:

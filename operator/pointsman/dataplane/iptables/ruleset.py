@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter as Tally
 from collections import defaultdict
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
@@ -87,6 +88,7 @@ class Ruleset:
         self._port_of: dict[Frontend, PortKey] = {}
         self._shared: set[str] = set()
         self._counters: dict[PortKey, dict[Frontend, Counters]] = {}
+        self._sizes: Tally[str] = Tally()
 
     def adoption(self, answers: Mapping[Frontend, Answer], settings: NodeSettings, held: Held) -> Change:
         """Make the change that leads from whatever the kernel holds to a whole plan.
@@ -139,14 +141,16 @@ class Ruleset:
         """Remember a change that the kernel has taken."""
         if change.whole:
             self._members, self._rules, self._port_of, self._counters = {}, {}, {}, {}
+            self._sizes.clear()
         for key, found in change.ports.items():
             for frontend in self._members.pop(key, {}):
                 if self._port_of.get(frontend) == key:
                     del self._port_of[frontend]
-            self._rules.pop(key, None)
+            self._count(self._rules.pop(key, None), -1)
             self._counters.pop(key, None)
             if found is not None:
                 self._members[key], self._rules[key] = found
+                self._count(found[1], +1)
                 self._port_of.update(dict.fromkeys(found[0], key))
         self.settings = change.settings or self.settings
         self._shared = change.shared if change.whole else self._shared | change.shared
@@ -169,6 +173,26 @@ class Ruleset:
             for (table, chain), rule in SHARED_JUMPS.items():
                 found[table][chain] = (rule, *found[table][chain])
         return found
+
+    def sizes(self) -> dict[str, int]:
+        """Return how many rules each table has, in our chains and in those of the kernel that lead there."""
+        if self.settings is None:
+            return {}
+        fixed = (fixed_chains(self.family, self.settings), ends(self.family, self.settings), JUMPS)
+        found = {
+            table: self._sizes[table] + sum(len(part[place]) for part in fixed for place in part if place[0] == table)
+            for table in (NAT, FILTER)
+        }
+        if guards_loopback(self.family, self.settings):
+            found[FILTER] += 1 + len(SHARED_JUMPS)
+        return found
+
+    def _count(self, port: PortRules | None, by: int) -> None:
+        if port is None:
+            return
+        self._sizes[NAT] += by * sum(map(len, port.chains.values()))
+        for line in port.lines:
+            self._sizes[line.place[0]] += by
 
     def answers(self) -> dict[Frontend, Answer]:
         """Return what is in force, as far as the agent wrote it."""
