@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from pointsman.agent.connections import joined
+from pointsman.model.address import joined
 from pointsman.model.plan import NODE_PORT
 from pointsman.process.exposition import counter, gauge
 

@@ -119,11 +119,6 @@ class Reading:
                 yield frontend, answer, traffic
 
 
-def joined(address: str, port: int) -> str:
-    """Write an address with its port; IPv6 in brackets."""
-    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
-
-
 def connections_of(node: str, reading: Reading) -> Connections:
     """Say what a reading means, for a node."""
     found = sorted(reading.services(), key=lambda each: (each[1].service_port, each[0]))

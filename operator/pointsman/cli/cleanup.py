@@ -5,9 +5,11 @@ from __future__ import annotations
 import sys
 from http import HTTPStatus
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
+
+from pointsman.cli.output import Output, show_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,9 +50,7 @@ def command(
         ),
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be removed; remove nothing.")] = False,
-    output: Annotated[
-        Literal["text", "json"], typer.Option("--output", "-o", help="Text for people, or one JSON object.")
-    ] = "text",
+    output: Output = "text",
 ) -> None:
     """Remove everything that Pointsman put into this node's kernel. Services stop answering on this node.
 
@@ -199,11 +199,9 @@ def _warnings(*, with_agent: bool, with_kube_proxy: bool) -> Iterator[str]:
 
 
 def _show(report: Report, output: str) -> None:
-    import msgspec  # noqa: PLC0415 (as above)
-
     from pointsman.cli.cleanup_text import as_document, text  # noqa: PLC0415 (as above)
 
     if output == "json":
-        typer.echo(msgspec.json.format(msgspec.json.encode(as_document(report))).decode())
+        show_json(as_document(report))
     else:
         sys.stdout.write(text(report))

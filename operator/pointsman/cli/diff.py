@@ -5,13 +5,14 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path  # noqa: TC003 (typer reads it)
-from typing import TYPE_CHECKING, Annotated, Final, Literal, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
 import typer
 
 from pointsman.cli.access import Context, InCluster, Kubeconfig, Server, Timeout  # noqa: TC001 (typer reads them)
-from pointsman.cli.live import ModeName, OptionalFiles, origin_of
+from pointsman.cli.live import ModeName, OptionalFiles, origin_of, read_held
 from pointsman.cli.loading import ConfigFile, LoadError, MoreFiles, NodeName, report
+from pointsman.cli.output import Output, show_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -26,8 +27,6 @@ _FAILED: Final = 2
 """Exit statuses, as diff(1) has them."""
 _PAUSE: Final = 1.0
 """Seconds after which a difference from an API server's objects is looked at again: the agent may not have it yet."""
-_READS: Final = 5
-"""So often is a kernel read whose tables change meanwhile."""
 _UNTOLD: Final = (
     "mode {}: the kernel knows the ports of the agent's proxy alone, so that backends are not compared (`pointsman "
     "top` has them), nor is it known whether that agent still runs"
@@ -47,9 +46,7 @@ def command(
     timeout: Timeout = 60.0,
     config: ConfigFile = None,
     mode: ModeName = "",
-    output: Annotated[
-        Literal["text", "json"], typer.Option("--output", "-o", help="Text for people, or one JSON object.")
-    ] = "text",
+    output: Output = "text",
 ) -> None:
     """Compare what this node's kernel holds with what it should: frontends, backends, and their weights.
 
@@ -84,16 +81,11 @@ def _compare(origin: Origin, node_name: str, config: Path | None, mode: str) -> 
 
 def _compare_kernel(live: Live, node_name: str) -> Comparison:
     from pointsman.cli.diff_text import Comparison, counted  # noqa: PLC0415 (as above)
-    from pointsman.dataplane.node_addresses import AddressWatch  # noqa: PLC0415 (as above)
+    from pointsman.dataplane.node_addresses import device_addresses  # noqa: PLC0415 (as above)
     from pointsman.dataplane.wanted import wanted  # noqa: PLC0415 (as above)
     from pointsman.model.comparison import compare  # noqa: PLC0415 (as above)
 
-    watch = AddressWatch()
-    try:
-        addresses = watch.read()
-    finally:
-        watch.close()
-    want = wanted(live.mode, live.planner.plan, addresses)
+    want = wanted(live.mode, live.planner.plan, device_addresses())
     held, draining = _split(live.mode, _held(live.kernel.dataplanes[live.mode]), want.backends)
     others = tuple(_others(live))
     notes = [_UNTOLD.format(live.mode)] if not want.whole else []
@@ -144,24 +136,17 @@ def _others(live: Live) -> Iterator[Elsewhere]:
 def _held(opened: Callable[[], Dataplane]) -> Mapping[Frontend, tuple[Backend, ...]]:
     dataplane = opened()
     try:
-        for _ in range(_READS - 1):
-            try:
-                return dataplane.read()
-            except InterruptedError:
-                continue
-        return dataplane.read()
+        return read_held(dataplane)
     finally:
         dataplane.close()
 
 
 def _show(found: Comparison, output: str) -> None:
-    import msgspec  # noqa: PLC0415 (as above)
-
     from pointsman.cli.diff_text import as_document, counted, lines  # noqa: PLC0415 (as above)
 
     report(found.problems)
     if output == "json":
-        typer.echo(msgspec.json.format(msgspec.json.encode(as_document(found))).decode())
+        show_json(as_document(found))
         return
     for line, colour in lines(found):
         typer.echo(typer.style(line, fg=colour) if colour and sys.stdout.isatty() else line)

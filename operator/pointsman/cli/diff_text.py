@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from pointsman.cli.output import frontend_text
+from pointsman.model.address import joined
 from pointsman.model.comparison import Difference
-from pointsman.model.plan import NODE_PORT
 from pointsman.model.problems import Problem
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pointsman.model.plan import Backend, Frontend
+    from pointsman.model.plan import Backend
 
 Line = tuple[str, str]
 """A line and its colour, or ""."""
@@ -98,7 +99,7 @@ def as_document(found: Comparison) -> dict[str, Any]:
 
 def _frontend(difference: Difference, mode: str) -> Iterator[Line]:
     mark, colour = {"missing": ("-", "green"), "extra": ("+", "red"), "changed": (" ", "")}[difference.state]
-    yield f"{mark} {_shown(difference.frontend)}", colour
+    yield f"{mark} {frontend_text(difference.frontend)}", colour
     weighted = any(each.weight != 1 for each in (*difference.missing, *difference.extra))
     for backend in difference.missing:
         yield f"-   -> {_backend(backend, mode, weighted=weighted)}", "green"
@@ -107,18 +108,8 @@ def _frontend(difference: Difference, mode: str) -> Iterator[Line]:
 
 
 def _backend(backend: Backend, mode: str, *, weighted: bool) -> str:
-    where = _joined(backend.address, backend.port)
+    where = joined(backend.address, backend.port)
     return f"{where}  {'slots' if mode == 'nftables' else 'weight'} {backend.weight}" if weighted else where
-
-
-def _shown(frontend: Frontend) -> str:
-    if frontend.address == NODE_PORT:
-        return f"node port {frontend.port}/{frontend.protocol} (IPv{frontend.family})"
-    return f"{_joined(frontend.address, frontend.port)}/{frontend.protocol}"
-
-
-def _joined(address: str, port: int) -> str:
-    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
 def _document(difference: Difference) -> dict[str, Any]:

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Annotated, Literal, cast, get_args
+from typing import TYPE_CHECKING, Annotated, cast, get_args
 
 import typer
 
 from pointsman.cli.loading import ConfigFile, Files, LoadError, MoreFiles, NodeName, load, report
+from pointsman.cli.output import Output, show_json
 from pointsman.model.address import canonical_address
 from pointsman.model.plan import Transport
 
 if TYPE_CHECKING:
     from pointsman.policy.explain import Explanation
     from pointsman.policy.planner import Planner
+
+Source = Annotated[str, typer.Option("--from", metavar="IP", help="The client's address.")]
+Destination = Annotated[
+    str,
+    typer.Option("--to", metavar="IP:PORT[/PROTOCOL]", help="Where it connects to: 10.96.0.10:53/udp, [fd00::1]:80."),
+]
 
 _MAX_PORT = 65535
 
@@ -23,25 +30,16 @@ def command(
     *,
     filename: Files,
     node_name: NodeName,
-    source: Annotated[str, typer.Option("--from", metavar="IP", help="The client's address.")],
-    destination: Annotated[
-        str,
-        typer.Option(
-            "--to", metavar="IP:PORT[/PROTOCOL]", help="Where it connects to: 10.96.0.10:53/udp, [fd00::1]:80."
-        ),
-    ],
+    source: Source,
+    destination: Destination,
     config: ConfigFile = None,
-    output: Annotated[
-        Literal["text", "json"], typer.Option("--output", "-o", help="Text for people, or one JSON object.")
-    ] = "text",
+    output: Output = "text",
 ) -> None:
     """Say what happens to a connection on a node, and why: from manifests alone, without a kernel.
 
     The exit status is 0 whatever happens to the connection, 1 when a file or all objects cannot be read, 2 when
     the question makes no sense.
     """
-    import msgspec  # noqa: PLC0415 (`pointsman --help` needs none of it)
-
     try:
         planner, problems = load([*filename, *(more or ())], node_name, config)
     except LoadError as error:
@@ -50,7 +48,7 @@ def command(
     report(problems)
     explanation = _ask(planner, source, destination)
     if output == "json":
-        typer.echo(msgspec.json.format(msgspec.json.encode(explanation)).decode())
+        show_json(explanation)
     else:
         _show(explanation)
 

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from pointsman.model.address import joined
 from pointsman.model.plan import NODE_PORT
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def plain_text(explanation: Explanation) -> str:
 def _facts(explanation: Explanation) -> Iterator[tuple[str, str]]:
     connection = explanation.connection
     yield "from", f"{connection.source} ({_CLIENTS[explanation.source_class]})"
-    yield "to", f"{_joined(connection.destination, connection.port)} {connection.protocol}"
+    yield "to", f"{joined(connection.destination, connection.port)} {connection.protocol}"
     yield "verdict", explanation.verdict
     yield "why", explanation.why
     frontend = explanation.frontend
@@ -74,9 +75,5 @@ def _facts(explanation: Explanation) -> Iterator[tuple[str, str]]:
 
 
 def _cells(reason: EndpointReason) -> tuple[str, str, str, str]:
-    address = _joined(reason.address, reason.port) if reason.port else reason.address
+    address = joined(reason.address, reason.port) if reason.port else reason.address
     return address, reason.node or "?", str(reason.weight) if reason.port else "", reason.why
-
-
-def _joined(address: str, port: int) -> str:
-    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"

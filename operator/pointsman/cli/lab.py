@@ -5,9 +5,11 @@ from __future__ import annotations
 import signal
 import sys
 from pathlib import Path  # noqa: TC003 (typer reads the annotations)
-from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
+
+from pointsman.cli.output import Output  # noqa: TC001 (typer reads it)
 
 if TYPE_CHECKING:
     from pointsman.cli.lab_view import View
@@ -40,9 +42,7 @@ def command(
     keep: Annotated[bool, typer.Option("--keep", help="Leave the lab up, and say how to look around.")] = False,
     remove: Annotated[bool, typer.Option("--remove", help="Remove labs that were left up; do nothing else.")] = False,
     plain: Annotated[bool, typer.Option("--plain", help="No colours, nothing that moves.")] = False,
-    output: Annotated[
-        Literal["text", "json"], typer.Option("--output", "-o", help="Text for people, or one JSON object.")
-    ] = "text",
+    output: Output = "text",
 ) -> None:
     """Build a cluster of network namespaces, send real connections through its Services, and remove it.
 

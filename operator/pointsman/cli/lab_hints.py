@@ -7,6 +7,7 @@ import shlex
 import sys
 from typing import TYPE_CHECKING
 
+from pointsman.model.address import joined
 from pointsman.model.objects import EndpointSlice, Service
 
 if TYPE_CHECKING:
@@ -87,6 +88,5 @@ def _example(cluster: Cluster) -> str:
     served = {(piece.namespace, piece.service) for piece in slices}
     for obj in cluster.objects:
         if isinstance(obj, Service) and (obj.namespace, obj.name) in served and obj.cluster_ips and obj.ports:
-            address = obj.cluster_ips[0]
-            return f"[{address}]:{obj.ports[0].port}" if ":" in address else f"{address}:{obj.ports[0].port}"
+            return joined(obj.cluster_ips[0], obj.ports[0].port)
     return "CLUSTER-IP:PORT"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Final, NamedTuple
 
 import typer
 
@@ -12,14 +12,18 @@ from pointsman.cli.access import access_of
 from pointsman.cli.loading import LoadError, config_of, put_files
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from pointsman.agent.outcome import Kernel
     from pointsman.api.names import Mode
-    from pointsman.dataplane.protocol import Support
+    from pointsman.dataplane.protocol import Dataplane, Support
+    from pointsman.model.plan import Backend, Frontend
     from pointsman.model.problems import Problem
     from pointsman.policy.planner import Planner
     from pointsman.sources.apiserver.access import Access
+
+_READS: Final = 5
+"""So often is a kernel read whose tables change meanwhile."""
 
 OptionalFiles = Annotated[
     list[Path] | None,
@@ -119,6 +123,20 @@ def look(origin: Origin, node_name: str, config: Path | None, mode: str) -> Live
     planner.use(in_force, schedulers)
     planner.take()
     return Live(planner, in_force, kernel, (*own.problems, *found, *planner.problems))
+
+
+def read_held(dataplane: Dataplane) -> Mapping[Frontend, tuple[Backend, ...]]:
+    """Read what the kernel holds, anew when its tables change meanwhile.
+
+    Raises:
+        DataplaneError, OSError: it can't be read.
+    """
+    for _ in range(_READS - 1):
+        try:
+            return dataplane.read()
+        except InterruptedError:
+            continue
+    return dataplane.read()
 
 
 def _put_cluster(planner: Planner, origin: Origin) -> tuple[Problem, ...]:

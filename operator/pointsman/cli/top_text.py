@@ -9,8 +9,8 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from pointsman.agent.connections import joined
 from pointsman.cli.top_rows import BackendTraffic, ServiceTraffic
+from pointsman.model.address import joined
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Annotated, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from pointsman.cli.access import Context, InCluster, Kubeconfig, Server, Timeout  # noqa: TC001 (typer reads them)
-from pointsman.cli.explain import parse_destination
+from pointsman.cli.explain import Destination, Source, parse_destination
 from pointsman.cli.live import OptionalFiles, origin_of
 from pointsman.cli.loading import ConfigFile, LoadError, MoreFiles, NodeName, report
+from pointsman.cli.output import Output, show_json
 from pointsman.model.address import canonical_address
 
 if TYPE_CHECKING:
@@ -25,13 +26,8 @@ def command(
     more: MoreFiles = None,
     *,
     node_name: NodeName,
-    source: Annotated[str, typer.Option("--from", metavar="IP", help="The client's address.")],
-    destination: Annotated[
-        str,
-        typer.Option(
-            "--to", metavar="IP:PORT[/PROTOCOL]", help="Where it connects to: 10.96.0.10:53/udp, [fd00::1]:80."
-        ),
-    ],
+    source: Source,
+    destination: Destination,
     filename: OptionalFiles = None,
     kubeconfig: Kubeconfig = None,
     in_cluster: InCluster = False,
@@ -46,9 +42,7 @@ def command(
         str,
         typer.Option(metavar="IP:PORT", help="Where the agent's metrics are (its --metrics-address); '' for nowhere."),
     ] = "127.0.0.1:10249",
-    output: Annotated[
-        Literal["text", "json"], typer.Option("--output", "-o", help="Text for people, or one JSON object.")
-    ] = "text",
+    output: Output = "text",
 ) -> None:
     """Say what becomes of a connection on this node, as `explain` does, and what its kernel holds for it.
 
@@ -123,13 +117,11 @@ def _mode_in_kernel(notes: list[str]) -> str:
 
 
 def _show(found: Trace, output: str) -> None:
-    import msgspec  # noqa: PLC0415 (as above)
-
     from pointsman.cli.explain_text import lay_out, plain_text  # noqa: PLC0415 (as above)
     from pointsman.cli.trace_text import text  # noqa: PLC0415 (as above)
 
     if output == "json":
-        typer.echo(msgspec.json.format(msgspec.json.encode(found)).decode())
+        show_json(found)
         return
     if sys.stdout.isatty():
         lay_out(found.explanation)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from pointsman.cli.live import read_held
 from pointsman.cli.trace_text import HeldBackend, HeldFrontend, Trace, told
-from pointsman.dataplane.node_addresses import AddressWatch
+from pointsman.dataplane.node_addresses import device_addresses
 from pointsman.dataplane.protocol import ServerTraffic, Traffic
 from pointsman.dataplane.tracing.ipvs_connections import read_connections
 from pointsman.dataplane.tracing.raw import raw
@@ -18,18 +19,14 @@ from pointsman.policy.explain import explain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from ipaddress import IPv4Address, IPv6Address
 
     from pointsman.agent.connections import Connections
     from pointsman.cli.live import Live
-    from pointsman.dataplane.protocol import Dataplane
     from pointsman.model.plan import Transport
     from pointsman.policy.explain import Explanation
 
     Held = Mapping[Frontend, tuple[Backend, ...]]
 
-_READS: Final = 5
-"""So often is a kernel read whose tables change meanwhile."""
 _ASKED_FOR: Final = "mode {} is asked for (spec.mode), mode {} is looked at"
 _UNTOLD: Final = "mode {} has its backends in the agent's process: of them only the agent's counters tell"
 
@@ -55,11 +52,11 @@ def trace_kernel(
         DataplaneError, OSError: the kernel can't be read.
     """
     explanation = explain(live.planner, source, *destination)
-    addresses = _addresses()
+    addresses = device_addresses()
     want = wanted(live.mode, live.planner.plan, addresses)
     dataplane = live.kernel.dataplanes[live.mode]()
     try:
-        held = _read(dataplane)
+        held = read_held(dataplane)
         told_by_agent = counted is not None and counted.mode == live.mode
         traffic = _counters(counted) if counted is not None and told_by_agent else dataplane.traffic()
     finally:
@@ -76,23 +73,6 @@ def trace_kernel(
         differences=tuple(_differences(frontends, want, held)),
         notes=(*notes, *_notes(live, want)),
     )
-
-
-def _addresses() -> frozenset[IPv4Address | IPv6Address]:
-    watch = AddressWatch()
-    try:
-        return frozenset(watch.read())
-    finally:
-        watch.close()
-
-
-def _read(dataplane: Dataplane) -> Held:
-    for _ in range(_READS - 1):
-        try:
-            return dataplane.read()
-        except InterruptedError:
-            continue
-    return dataplane.read()
 
 
 def _counters(counted: Connections) -> dict[Frontend, Traffic]:

@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from pointsman.cli.output import frontend_text
 from pointsman.dataplane.tracing.ipvs_connections import IpvsConnection
 from pointsman.dataplane.tracing.tracked import Tracked
-from pointsman.model.plan import NODE_PORT, Frontend
+from pointsman.model.address import joined
+from pointsman.model.plan import Frontend
 from pointsman.policy.explain import Explanation
 
 if TYPE_CHECKING:
@@ -78,7 +80,7 @@ def text(trace: Trace) -> str:
 
 def told(difference: Difference, wanted: Wanted, held: Mapping[Frontend, tuple[Backend, ...]]) -> str:
     """Write a difference between plan and kernel as a sentence with its remedy."""
-    where = _named(difference.frontend)
+    where = frontend_text(difference.frontend)
     match difference.state:
         case "missing":
             what = f"the plan has {where} for {difference.service}, the kernel has not"
@@ -94,7 +96,7 @@ def told(difference: Difference, wanted: Wanted, held: Mapping[Frontend, tuple[B
 def _all(verb: str, backends: tuple[Backend, ...]) -> tuple[str, ...]:
     if not backends:
         return ()
-    names = [f"{_joined(each.address, each.port)} (weight {each.weight})" for each in backends[:_MOST]]
+    names = [f"{joined(each.address, each.port)} (weight {each.weight})" for each in backends[:_MOST]]
     more = f" and {len(backends) - _MOST} more" if len(backends) > _MOST else ""
     return (f"{verb} {', '.join(names)}{more}",)
 
@@ -124,7 +126,7 @@ def _lines(trace: Trace) -> Iterator[str]:
 
 def _frontend(held: HeldFrontend) -> Iterator[str]:
     counted = f"  {_count(held.connections, 'connections')} so far" if held.connections is not None else ""
-    yield f"  {_named(held.frontend)}{counted}"
+    yield f"  {frontend_text(held.frontend)}{counted}"
     if not held.backends:
         yield "    no backend gets new connections"
     for backend in held.backends:
@@ -132,19 +134,19 @@ def _frontend(held: HeldFrontend) -> Iterator[str]:
         numbers = ((backend.connections, "connections"), (backend.active, "active"), (backend.inactive, "inactive"))
         parts += [_count(number, word) for number, word in numbers if number is not None]
         mark = "->" if backend.weight else "--"
-        yield f"    {mark} {_joined(backend.address, backend.port)}  {', '.join(parts)}"
+        yield f"    {mark} {joined(backend.address, backend.port)}  {', '.join(parts)}"
 
 
 def _connections(trace: Trace) -> Iterator[str]:
     at = trace.explanation.connection
     count = len(trace.connections)
-    whose = f"of {at.source} to {_joined(at.destination, at.port)}/{at.protocol}"
+    whose = f"of {at.source} to {joined(at.destination, at.port)}/{at.protocol}"
     yield f"connections {whose} that are tracked: {count or 'none'}"
     for each in trace.connections[:_MOST]:
         parts = [each.state] if each.state else []
         parts += [f"{each.seconds} s left"] + ([] if each.answered else ["no answer yet"])
         if each.seen_as[0] != at.source:
-            parts.append(f"masqueraded as {_joined(*each.seen_as)}")
+            parts.append(f"masqueraded as {joined(*each.seen_as)}")
         yield f"  port {each.client_port} -> {_answering(trace, each)}  {', '.join(parts)}"
     if count > _MOST:
         yield f"  and {count - _MOST} more (-o json has all)"
@@ -155,24 +157,14 @@ def _answering(trace: Trace, tracked: Tracked) -> str:
     if tracked.answering == (at.destination, at.port):
         return "not translated"
     if trace.mode == "userspace":
-        return f"{_joined(*tracked.answering)} (the proxy in the agent)"
+        return f"{joined(*tracked.answering)} (the proxy in the agent)"
     known = {(each.address, each.port) for held in trace.kernel for each in held.backends if each.weight}
     gone = "" if not known or tracked.answering in known else " (gets no new connections)"
-    return f"{_joined(*tracked.answering)}{gone}"
+    return f"{joined(*tracked.answering)}{gone}"
 
 
 def _ipvs_connections(trace: Trace) -> Iterator[str]:
     yield f"the same in IPVS's own table: {len(trace.ipvs_connections)}"
     for each in trace.ipvs_connections[:_MOST]:
         what = f"port {each.client_port}" if each.client_port else "the client itself (affinity)"
-        yield f"  {what} -> {_joined(*each.answering)}  {each.state}, {each.seconds} s left"
-
-
-def _named(frontend: Frontend) -> str:
-    if frontend.address == NODE_PORT:
-        return f"node port {frontend.port}/{frontend.protocol} (IPv{frontend.family})"
-    return f"{_joined(frontend.address, frontend.port)}/{frontend.protocol}"
-
-
-def _joined(address: str, port: int) -> str:
-    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+        yield f"  {what} -> {joined(*each.answering)}  {each.state}, {each.seconds} s left"

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     from pointsman.model.plan import Family
 
+IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+
 _FAMILIES: Final[tuple[Family, Family]] = (4, 6)
 _ELSEWHERE: Final[Mapping[Family, str]] = {4: "198.51.100.1", 6: "2001:db8::1"}
 """Addresses for documentation (RFC 5737, RFC 3849): nearly always behind the default route."""
@@ -58,8 +60,25 @@ def _lowest(family: Family) -> str:
     return next((str(address) for address in addresses if _serves(address)), "")
 
 
-def _serves(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+def _serves(address: IPAddress) -> bool:
     return not (address.is_loopback or address.is_link_local or address.is_multicast or address.is_unspecified)
+
+
+def device_addresses() -> frozenset[IPAddress]:
+    """Return all addresses on devices of this thread's network namespace.
+
+    Raises:
+        OSError: the kernel has no rtnetlink, or refused.
+    """
+    channel = Channel(NETLINK_ROUTE)
+    try:
+        return _read(channel)
+    finally:
+        channel.close()
+
+
+def _read(channel: Channel) -> frozenset[IPAddress]:
+    return frozenset(ipaddress.ip_address(packed) for family in _FAMILIES for packed in read_addresses(channel, family))
 
 
 class AddressWatch:
@@ -78,15 +97,13 @@ class AddressWatch:
         self._ear = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_ROUTE)
         self._ear.bind((0, _GROUPS))
 
-    def read(self) -> frozenset[ipaddress.IPv4Address | ipaddress.IPv6Address]:
+    def read(self) -> frozenset[IPAddress]:
         """Return all addresses on devices.
 
         Raises:
             OSError: the kernel refused.
         """
-        return frozenset(
-            ipaddress.ip_address(packed) for family in _FAMILIES for packed in read_addresses(self._channel, family)
-        )
+        return _read(self._channel)
 
     def heard(self) -> bool:
         """Tell whether any address came or went since the last call; never blocks."""

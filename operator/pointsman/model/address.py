@@ -29,6 +29,11 @@ def family_of(address: str) -> Family:
     return 6 if ":" in address else 4
 
 
+def joined(address: str, port: int) -> str:
+    """Write an address with a port; IPv6 stands in brackets."""
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
 def canonical_address(text: str) -> str:
     """Write an IP address in its canonical form.
 

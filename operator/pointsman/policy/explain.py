@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
 
-from pointsman.model.address import family_of
+from pointsman.model.address import family_of, joined
 from pointsman.model.plan import NODE_PORT, Answer, Frontend, Pool, Transport
 from pointsman.policy.claims import owner_of
 from pointsman.policy.frontends import node_port_of, port_name
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pointsman.model.objects import Service, ServicePort
-    from pointsman.model.plan import Backend, Draw, Slots
+    from pointsman.model.plan import Draw, Slots
     from pointsman.policy.planner import Planner
 
 Verdict = Literal["forwarded", "rejected", "dropped", "untouched"]
@@ -276,14 +276,10 @@ def _masquerade(answer: Answer, pool: Pool, client: Client) -> tuple[Masqueraded
 
 def _slots_text(scheduler: str, slots: Slots) -> str:
     """Say what a scheduler of somebody's own made of the weights, which do not count with it."""
-    shares = Counter(_endpoint_text(backend) for backend in slots.backends).most_common()
+    shares = Counter(joined(backend.address, backend.port) for backend in slots.backends).most_common()
     named = ", ".join(f"{endpoint} has {count}" for endpoint, count in shares[:_NAMED])
     more = f", {len(shares) - _NAMED} others have fewer or as many" if len(shares) > _NAMED else ""
     return f"{scheduler} filled {len(slots.backends)} slots, {_DRAWS[slots.draw]}: {named}{more}"
-
-
-def _endpoint_text(backend: Backend) -> str:
-    return f"[{backend.address}]:{backend.port}" if ":" in backend.address else f"{backend.address}:{backend.port}"
 
 
 def _why_masqueraded(answer: Answer, client: Client) -> str:

@@ -14,7 +14,7 @@ from pointsman.dataplane.leftovers.found import Leftover
 from pointsman.dataplane.leftovers.ipsets import Ipsets
 from pointsman.dataplane.leftovers.nft_tables import delete_tables, find_tables, has_table
 from pointsman.dataplane.netlink import NftSocket
-from pointsman.dataplane.node_addresses import AddressWatch
+from pointsman.dataplane.node_addresses import device_addresses
 from pointsman.dataplane.protocol import DataplaneError
 from pointsman.model.plan import IPV4, IPV6
 
@@ -114,7 +114,7 @@ class KubeProxy:
         marks = virtual_servers.Marks(
             service_addresses=on_device,
             node_ports=self._ipsets.node_ports(self._ipsets.names()),
-            node_addresses=_node_addresses() - on_device,
+            node_addresses=frozenset(map(str, device_addresses())) - on_device,
             ours=virtual_servers.ours(self._wire),
         )
         return virtual_servers.split(keys, marks)
@@ -153,14 +153,6 @@ def _remove_chains(tools: Tools, family: Family) -> None:
     if failure is not None:
         line = script.splitlines()[failure.line - 1] if failure.line else "kube-proxy's chains"
         raise DataplaneError(f"{_COMMANDS[family]}-{tools.variant}-restore refused {line!r}: {failure.text}")
-
-
-def _node_addresses() -> frozenset[str]:
-    watch = AddressWatch()
-    try:
-        return frozenset(map(str, watch.read()))
-    finally:
-        watch.close()
 
 
 def _but(found: list[Leftover], busy: list[Leftover]) -> list[Leftover]:
