@@ -1,7 +1,6 @@
 """UDP entries of connection tracking, read and deleted through netlink.
 
-Messages and attributes are those of ``linux/netfilter/nfnetlink_conntrack.h`` and of the kernel's
-``net/netfilter/nf_conntrack_netlink.c``.
+Entries are written by the kernel's ``net/netfilter/nf_conntrack_netlink.c``.
 """
 
 from __future__ import annotations
@@ -9,9 +8,9 @@ from __future__ import annotations
 import errno
 import os
 import socket
-import struct
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from pointsman.dataplane import ctmessages as ct
 from pointsman.dataplane.channel import ADDRESS_FAMILY, Channel, Message, attributes
 from pointsman.dataplane.netlink import attribute, nested
 
@@ -22,25 +21,6 @@ if TYPE_CHECKING:
 
 PORT_BYTES: Final = 2
 
-_CT_GET: Final = 1 << 8 | 1  # subsystem NFNL_SUBSYS_CTNETLINK, IPCTNL_MSG_CT_GET
-_CT_DELETE: Final = 1 << 8 | 2
-_TUPLE_ORIG: Final = 1
-_TUPLE_REPLY: Final = 2
-_STATUS: Final = 3
-_ID: Final = 12
-_ZONE: Final = 18
-_FILTER: Final = 25
-_TUPLE_IP: Final = 1
-_TUPLE_PROTO: Final = 2
-_PROTO_NUM: Final = 1
-_PROTO_SRC_PORT: Final = 2
-_PROTO_DST_PORT: Final = 3
-_FILTER_ORIG_FLAGS: Final = 1
-_BY_PROTO_NUM: Final = 1 << 3
-_BY_DST_PORT: Final = 1 << 5
-
-_GENERIC: Final = struct.Struct("=BBH")  # struct nfgenmsg
-_FLAGS: Final = struct.Struct("=I")
 _DST_NAT: Final = 1 << 5  # linux/netfilter/nf_conntrack_common.h
 _UDP: Final = bytes([socket.IPPROTO_UDP])
 
@@ -72,16 +52,14 @@ class Entry(NamedTuple):
 def is_by_rules(entry: Entry) -> bool:
     """Tell whether rules translated an entry's destination; IPVS translates without them."""
     message = entry.message
-    spans = attributes(message.data, message.start + _GENERIC.size, message.end)
-    return _STATUS in spans and bool(int.from_bytes(message.data[slice(*spans[_STATUS])]) & _DST_NAT)
+    spans = attributes(message.data, message.start + ct.GENERIC.size, message.end)
+    return ct.STATUS in spans and bool(int.from_bytes(message.data[slice(*spans[ct.STATUS])]) & _DST_NAT)
 
 
 def read_entries(channel: Channel, family: Family, port: int | None = None) -> Iterator[Entry]:
     """Dump the UDP entries of one IP family.
 
-    The kernel chooses them, from Linux 5.8 on; an older one sends all entries of the family. It could choose by
-    address as well, but for IPv6 it then leaves out exactly the entries that match (Linux 6.18: an inverted
-    comparison in ``ctnetlink_filter_match_tuple``).
+    The kernel chooses them, from Linux 5.8 on; an older one sends all entries of the family, of any port.
 
     Args:
         channel: to netfilter.
@@ -92,7 +70,7 @@ def read_entries(channel: Channel, family: Family, port: int | None = None) -> I
         OSError: the kernel refused the dump.
     """
     layout = _LAYOUTS[family]
-    for message in channel.dump(_CT_GET, layout.request(port)):
+    for message in channel.dump(ct.GET, ct.dump_request(family, socket.IPPROTO_UDP, port)):
         entry = layout.read(message)
         if entry is not None:
             yield entry
@@ -107,8 +85,8 @@ def delete_entries(channel: Channel, family: Family, entries: Sequence[Entry]) -
     Raises:
         OSError: the kernel refused one for another reason than that it is gone.
     """
-    header = _GENERIC.pack(ADDRESS_FAMILY[family], 0, 0)
-    errors = channel.run(_CT_DELETE, [header + _identity(entry.message) for entry in entries])
+    header = ct.header(family)
+    errors = channel.run(ct.DELETE, [header + _identity(entry.message) for entry in entries])
     for code in errors:
         if code != errno.ENOENT:
             raise OSError(code, os.strerror(code))
@@ -117,8 +95,8 @@ def delete_entries(channel: Channel, family: Family, entries: Sequence[Entry]) -
 
 def _identity(message: Message) -> bytes:
     """Copy what tells an entry from all others, its identity number included: a successor must not be deleted."""
-    spans = attributes(message.data, message.start + _GENERIC.size, message.end)
-    parts = [(kind, spans[kind]) for kind in (_TUPLE_ORIG, _ZONE, _ID) if kind in spans]
+    spans = attributes(message.data, message.start + ct.GENERIC.size, message.end)
+    parts = [(kind, spans[kind]) for kind in (ct.TUPLE_ORIG, ct.ZONE, ct.ID) if kind in spans]
     return b"".join(attribute(kind, message.data[start:end]) for kind, (start, end) in parts)
 
 
@@ -129,10 +107,10 @@ class _Layout:
     for each entry; an entry that is laid out otherwise (a tuple with a zone of its own) is read by its attributes.
     """
 
-    def __init__(self, family: Family, address_bytes: int, source: int, destination: int) -> None:
-        """Compute the layout from the family, the length of an address, and its two types of address attribute."""
-        self._header = _GENERIC.pack(ADDRESS_FAMILY[family], 0, 0)
-        self._address_bytes, self._source, self._destination = address_bytes, source, destination
+    def __init__(self, family: Family, address_bytes: int) -> None:
+        """Compute the layout from the family and the length of an address."""
+        self._address_bytes = address_bytes
+        self._source, self._destination = ct.IP_SOURCE[family], ct.IP_DESTINATION[family]
         zeros, ones = self._tuples(0), self._tuples(0xFF)
         self._size = len(zeros)
         self._expected = int.from_bytes(zeros)
@@ -147,23 +125,9 @@ class _Layout:
         self._answering = slice(answering, answering + address_bytes)
         self._answering_port = slice(answering_port, answering_port + PORT_BYTES)
 
-    def request(self, port: int | None) -> bytes:
-        """Write the body of a dump request that asks for UDP entries, to `port` or to any."""
-        flags, protocol = _BY_PROTO_NUM, [attribute(_PROTO_NUM, _UDP)]
-        if port is not None:
-            flags |= _BY_DST_PORT
-            protocol.append(attribute(_PROTO_DST_PORT, pack_port(port)))
-        return b"".join(
-            (
-                self._header,
-                nested(_FILTER, attribute(_FILTER_ORIG_FLAGS, _FLAGS.pack(flags))),
-                nested(_TUPLE_ORIG, nested(_TUPLE_IP), nested(_TUPLE_PROTO, *protocol)),
-            )
-        )
-
     def read(self, message: Message) -> Entry | None:
         """Read one message; None when it is no UDP entry of this family."""
-        start = message.start + _GENERIC.size
+        start = message.start + ct.GENERIC.size
         tuples = message.data[start : start + self._size]
         if int.from_bytes(tuples) & self._fixed == self._expected:
             destination = tuples[self._sent_to] + tuples[self._sent_port]
@@ -173,19 +137,19 @@ class _Layout:
     def read_attributes(self, message: Message) -> Entry | None:
         """Read one message attribute by attribute."""
         data = message.data
-        spans = attributes(data, message.start + _GENERIC.size, message.end)
-        if _TUPLE_ORIG not in spans or _TUPLE_REPLY not in spans:
+        spans = attributes(data, message.start + ct.GENERIC.size, message.end)
+        if ct.TUPLE_ORIG not in spans or ct.TUPLE_REPLY not in spans:
             return None
-        destination = self._endpoint(data, spans[_TUPLE_ORIG], self._destination, _PROTO_DST_PORT)
-        answering = self._endpoint(data, spans[_TUPLE_REPLY], self._source, _PROTO_SRC_PORT)
+        destination = self._endpoint(data, spans[ct.TUPLE_ORIG], self._destination, ct.PROTO_DST_PORT)
+        answering = self._endpoint(data, spans[ct.TUPLE_REPLY], self._source, ct.PROTO_SRC_PORT)
         return Entry(destination, answering, message) if destination and answering else None
 
     def _endpoint(self, data: bytes, span: tuple[int, int], address: int, port: int) -> bytes:
         """Read one end of a tuple as `pack_endpoint` writes it; empty when it is not UDP or of another family."""
         parts = attributes(data, *span)
-        addresses = attributes(data, *parts.get(_TUPLE_IP, (0, 0)))
-        protocol = attributes(data, *parts.get(_TUPLE_PROTO, (0, 0)))
-        if address not in addresses or port not in protocol or data[slice(*protocol[_PROTO_NUM])] != _UDP:
+        addresses = attributes(data, *parts.get(ct.TUPLE_IP, (0, 0)))
+        protocol = attributes(data, *parts.get(ct.TUPLE_PROTO, (0, 0)))
+        if address not in addresses or port not in protocol or data[slice(*protocol[ct.PROTO_NUM])] != _UDP:
             return b""
         return data[slice(*addresses[address])] + data[slice(*protocol[port])]
 
@@ -193,15 +157,15 @@ class _Layout:
         """Write both tuples as the kernel does, every address and port made of `filler`."""
         address, port = bytes([filler]) * self._address_bytes, bytes([filler]) * PORT_BYTES
         members = (
-            nested(_TUPLE_IP, attribute(self._source, address), attribute(self._destination, address)),
+            nested(ct.TUPLE_IP, attribute(self._source, address), attribute(self._destination, address)),
             nested(
-                _TUPLE_PROTO,
-                attribute(_PROTO_NUM, _UDP),
-                attribute(_PROTO_SRC_PORT, port),
-                attribute(_PROTO_DST_PORT, port),
+                ct.TUPLE_PROTO,
+                attribute(ct.PROTO_NUM, _UDP),
+                attribute(ct.PROTO_SRC_PORT, port),
+                attribute(ct.PROTO_DST_PORT, port),
             ),
         )
-        return nested(_TUPLE_ORIG, *members) + nested(_TUPLE_REPLY, *members)
+        return nested(ct.TUPLE_ORIG, *members) + nested(ct.TUPLE_REPLY, *members)
 
 
-_LAYOUTS: Final[Mapping[Family, _Layout]] = {4: _Layout(4, 4, 1, 2), 6: _Layout(6, 16, 3, 4)}
+_LAYOUTS: Final[Mapping[Family, _Layout]] = {4: _Layout(4, 4), 6: _Layout(6, 16)}

@@ -1,7 +1,6 @@
 """Connection tracking's entries of one client and one destination.
 
-Messages and attributes are those of ``linux/netfilter/nfnetlink_conntrack.h``; states those of
-``linux/netfilter/nf_conntrack_tcp.h`` and ``nf_conntrack_sctp.h``.
+States are those of ``linux/netfilter/nf_conntrack_tcp.h`` and ``nf_conntrack_sctp.h``.
 """
 
 from __future__ import annotations
@@ -9,14 +8,13 @@ from __future__ import annotations
 import ipaddress
 import os
 import socket
-import struct
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from pointsman.dataplane.channel import ADDRESS_FAMILY, NETLINK_NETFILTER, Channel, attributes
-from pointsman.dataplane.netlink import attribute, nested
+from pointsman.dataplane import ctmessages as ct
+from pointsman.dataplane.channel import NETLINK_NETFILTER, Channel, attributes
 from pointsman.dataplane.protocol import DataplaneError
 from pointsman.model.address import family_of
 from pointsman.model.plan import IPV4
@@ -26,26 +24,6 @@ if TYPE_CHECKING:
 
     from pointsman.dataplane.channel import Message, Spans
     from pointsman.model.plan import Family, Transport
-
-_CT_GET: Final = 1 << 8 | 1  # subsystem NFNL_SUBSYS_CTNETLINK, IPCTNL_MSG_CT_GET
-_TUPLE_ORIG: Final = 1
-_TUPLE_REPLY: Final = 2
-_STATUS: Final = 3
-_PROTOINFO: Final = 4
-_TIMEOUT: Final = 7
-_FILTER: Final = 25
-_TUPLE_IP: Final = 1
-_TUPLE_PROTO: Final = 2
-_SOURCE: Final[Mapping[Family, int]] = MappingProxyType({4: 1, 6: 3})
-_DESTINATION: Final[Mapping[Family, int]] = MappingProxyType({4: 2, 6: 4})
-_PROTO_NUM: Final = 1
-_PROTO_SRC_PORT: Final = 2
-_PROTO_DST_PORT: Final = 3
-_FILTER_ORIG_FLAGS: Final = 1
-_BY_PROTO_NUM: Final = 1 << 3
-_BY_DST_PORT: Final = 1 << 5
-_GENERIC: Final = struct.Struct("=BBH")  # struct nfgenmsg
-_FLAGS: Final = struct.Struct("=I")
 
 _NUMBERS: Final[Mapping[Transport, int]] = MappingProxyType(
     {"tcp": socket.IPPROTO_TCP, "udp": socket.IPPROTO_UDP, "sctp": socket.IPPROTO_SCTP}
@@ -110,7 +88,7 @@ def read_tracked(source: str, destination: str, port: int, protocol: Transport) 
         raise DataplaneError(f"connection tracking can't be read: {error}; load the module nfnetlink") from error
     try:
         family = family_of(destination)
-        messages = channel.dump(_CT_GET, _request(family, port, protocol))
+        messages = channel.dump(ct.GET, ct.dump_request(family, _NUMBERS[protocol], port))
         found = [_read(message, family, protocol, (source, (destination, port))) for message in messages]
     except OSError as error:
         why = os.strerror(error.errno or 0)
@@ -122,43 +100,21 @@ def read_tracked(source: str, destination: str, port: int, protocol: Transport) 
     return sorted((each for each in found if each is not None), key=lambda each: each.client_port)
 
 
-def _request(family: Family, port: int, protocol: Transport) -> bytes:
-    """Ask for the entries of a protocol and a port; a kernel before Linux 5.8 sends all.
-
-    It could choose by address as well, but not for IPv6 (see `ctnetlink.read_entries`).
-    """
-    return b"".join(
-        (
-            _GENERIC.pack(ADDRESS_FAMILY[family], 0, 0),
-            nested(_FILTER, attribute(_FILTER_ORIG_FLAGS, _FLAGS.pack(_BY_PROTO_NUM | _BY_DST_PORT))),
-            nested(
-                _TUPLE_ORIG,
-                nested(_TUPLE_IP),
-                nested(
-                    _TUPLE_PROTO,
-                    attribute(_PROTO_NUM, bytes([_NUMBERS[protocol]])),
-                    attribute(_PROTO_DST_PORT, port.to_bytes(2)),
-                ),
-            ),
-        )
-    )
-
-
 def _read(message: Message, family: Family, protocol: Transport, wanted: tuple[str, Endpoint]) -> Tracked | None:
     """Read one entry; None for one of another connection."""
     data = message.data
-    spans = attributes(data, message.start + _GENERIC.size, message.end)
-    sent = _tuple(data, spans, _TUPLE_ORIG, family, protocol)
-    back = _tuple(data, spans, _TUPLE_REPLY, family, protocol)
+    spans = attributes(data, message.start + ct.GENERIC.size, message.end)
+    sent = _tuple(data, spans, ct.TUPLE_ORIG, family, protocol)
+    back = _tuple(data, spans, ct.TUPLE_REPLY, family, protocol)
     if sent is None or back is None or (sent[0][0], sent[1]) != wanted:
         return None
-    status = _number(data, spans, _STATUS)
+    status = _number(data, spans, ct.STATUS)
     return Tracked(
         client_port=sent[0][1],
         answering=back[0],
         seen_as=back[1],
         state=_state(data, spans),
-        seconds=_number(data, spans, _TIMEOUT),
+        seconds=_number(data, spans, ct.TIMEOUT),
         answered=bool(status & _ANSWERED),
         assured=bool(status & _ASSURED),
     )
@@ -169,12 +125,12 @@ def _tuple(
 ) -> tuple[Endpoint, Endpoint] | None:
     """Read source and destination; None when they are of another family or protocol."""
     parts = attributes(data, *spans.get(kind, (0, 0)))
-    addresses = attributes(data, *parts.get(_TUPLE_IP, (0, 0)))
-    ports = attributes(data, *parts.get(_TUPLE_PROTO, (0, 0)))
-    if _SOURCE[family] not in addresses or data[slice(*ports[_PROTO_NUM])] != bytes([_NUMBERS[protocol]]):
+    addresses = attributes(data, *parts.get(ct.TUPLE_IP, (0, 0)))
+    ports = attributes(data, *parts.get(ct.TUPLE_PROTO, (0, 0)))
+    if ct.IP_SOURCE[family] not in addresses or data[slice(*ports[ct.PROTO_NUM])] != bytes([_NUMBERS[protocol]]):
         return None
-    source, destination = (data[slice(*addresses[kind])] for kind in (_SOURCE[family], _DESTINATION[family]))
-    source_port, port = (int.from_bytes(data[slice(*ports[kind])]) for kind in (_PROTO_SRC_PORT, _PROTO_DST_PORT))
+    source, destination = (data[slice(*addresses[kind])] for kind in (ct.IP_SOURCE[family], ct.IP_DESTINATION[family]))
+    source_port, port = (int.from_bytes(data[slice(*ports[kind])]) for kind in (ct.PROTO_SRC_PORT, ct.PROTO_DST_PORT))
     return (_text(family, source), source_port), (_text(family, destination), port)
 
 
@@ -187,7 +143,7 @@ def _number(data: bytes, spans: Spans, kind: int) -> int:
 
 
 def _state(data: bytes, spans: Spans) -> str:
-    for kind, span in attributes(data, *spans.get(_PROTOINFO, (0, 0))).items():
+    for kind, span in attributes(data, *spans.get(ct.PROTOINFO, (0, 0))).items():
         states = _PROTOINFO_STATES.get(kind, ())
         at = attributes(data, *span).get(1)
         number = data[at[0]] if at else 0
