@@ -17,6 +17,7 @@ from pointsman.cli.cleanup import answers, answers_as_kube_proxy, processes
 from pointsman.cli.cleanup_text import Report, Section, as_document, text
 from pointsman.dataplane.ipvs.objects import ServerKey
 from pointsman.dataplane.leftovers import Leftover, chains, ipsets
+from pointsman.dataplane.leftovers import modes as leftover_modes
 from pointsman.dataplane.leftovers.virtual_servers import Marks, split
 from pointsman.dataplane.protocol import DataplaneError
 
@@ -94,7 +95,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     monkeypatch.setattr("pointsman.cli.cleanup.processes", lambda _name: [])
     monkeypatch.setattr("pointsman.agent.kernel.real_kernel", made.kernel)
     monkeypatch.setattr("pointsman.agent.startup.check_rights", lambda: None)
-    monkeypatch.setattr("pointsman.dataplane.leftovers.own", made.own)
+    monkeypatch.setattr("pointsman.dataplane.leftovers.held_by", made.own)
     monkeypatch.setattr("pointsman.dataplane.leftovers.KubeProxy", FakeKubeProxy)
     return made
 
@@ -426,3 +427,39 @@ def test_virtual_servers_are_told_apart() -> None:
 def test_names_of_ipsets_are_no_longer_than_the_kernel_allows() -> None:
     assert {"KUBE-CLUSTER-IP", "KUBE-6-NODE-PORT-TCP", "KUBE-6-LOAD-BALANCER-SOURCE-CID"} <= ipsets.NAMES
     assert max(map(len, ipsets.NAMES)) == 31
+
+
+def test_our_tables_are_read_once_for_all_virtual_servers(monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = [ServerKey(4, f"10.96.0.{number}", "tcp", 80) for number in range(1, 4)]
+    reads: list[object] = []
+
+    def read_ours(wire: object) -> frozenset[ServerKey]:
+        reads.append(wire)
+        return frozenset(keys[:2])
+
+    monkeypatch.setattr(leftover_modes, "NftSocket", Wire)
+    monkeypatch.setattr(leftover_modes, "find_tables", lambda _wire, _name: [TABLE])
+    monkeypatch.setattr(leftover_modes, "LocalRoutes", NoRoutes)
+    monkeypatch.setattr(leftover_modes.virtual_servers, "read_keys", lambda: keys)
+    monkeypatch.setattr(leftover_modes.virtual_servers, "ours", read_ours)
+    assert leftover_modes.held_by("ipvs") == [TABLE, Leftover("virtual servers", members=tuple(map(str, keys[:2])))]
+    assert len(reads) == 1
+
+
+class Wire:
+    """A netlink socket that nobody uses."""
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+class NoRoutes(Wire):
+    """A node without local routes of ours."""
+
+    def __init__(self, protocol: int) -> None:
+        del protocol
+
+    def read(self, family: int) -> set[str]:
+        """There is none."""
+        del family
+        return set()

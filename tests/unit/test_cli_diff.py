@@ -295,7 +295,7 @@ def planes(monkeypatch: pytest.MonkeyPatch) -> dict[str, Plane]:
     found = {"nftables": Plane(GOOD), "ipvs": Plane(GOOD)}
     monkeypatch.setattr("pointsman.agent.kernel.real_kernel", lambda **_: kernel_of(**found))
     monkeypatch.setattr("pointsman.agent.startup.check_rights", lambda: None)
-    monkeypatch.setattr("pointsman.dataplane.leftovers.own", lambda _: None)
+    monkeypatch.setattr("pointsman.dataplane.leftovers.held_by", lambda _: None)
     return found
 
 

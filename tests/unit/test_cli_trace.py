@@ -303,7 +303,7 @@ def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Node:
     monkeypatch.setattr("pointsman.agent.startup.check_rights", lambda: None)
     monkeypatch.setattr("pointsman.cli.trace._ask_agent", lambda _agent: made.counted)
     monkeypatch.setattr(
-        "pointsman.dataplane.leftovers.own", lambda mode: [Leftover("table", mode)] if mode in made.modes else []
+        "pointsman.dataplane.leftovers.held_by", lambda mode: [Leftover("table", mode)] if mode in made.modes else []
     )
     monkeypatch.setattr("pointsman.cli.trace_kernel.raw", lambda *_question: ())
     monkeypatch.setattr("pointsman.cli.trace_kernel.read_tracked", lambda *_question: [connection])

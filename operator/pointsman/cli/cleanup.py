@@ -139,9 +139,9 @@ def _modes(kernel: Kernel, mode: str, *, kube_proxy: bool) -> list[str]:
 
 def _held(kernel: Kernel, mode: str) -> list[Leftover]:
     """Return what a mode holds; of one that is not this package's own nobody knows, so that it is asked to clean up."""
-    from pointsman.dataplane.leftovers import Leftover, own  # noqa: PLC0415 (as above)
+    from pointsman.dataplane.leftovers import Leftover, held_by  # noqa: PLC0415 (as above)
 
-    found = own(mode)
+    found = held_by(mode)
     if found is None:
         return [Leftover("whatever", f"its own package ({mode}) finds")] if kernel.traces(mode) else []
     return found

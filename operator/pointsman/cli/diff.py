@@ -113,13 +113,13 @@ def _split(
 def _others(live: Live) -> Iterator[Elsewhere]:
     """Yield what modes hold that are not in force."""
     from pointsman.cli.diff_text import Elsewhere  # noqa: PLC0415 (as above)
-    from pointsman.dataplane.leftovers import own  # noqa: PLC0415 (as above)
+    from pointsman.dataplane.leftovers import held_by  # noqa: PLC0415 (as above)
     from pointsman.dataplane.protocol import DataplaneError  # noqa: PLC0415 (as above)
 
     for mode, opened in live.kernel.dataplanes.items():
         if mode == live.mode:
             continue
-        known = own(mode)
+        known = held_by(mode)
         if known == []:
             continue  # nothing; and a mode whose kernel module is not loaded is not opened, which would load it
         names = tuple(f"{each.kind} {each.name}".strip() for each in known or ())

@@ -103,9 +103,9 @@ def _ask_agent(agent: str) -> Connections | None:
 def _mode_in_kernel(notes: list[str]) -> str:
     """Return the mode that holds something in the kernel, the one that most likely decides where several do; or ""."""
     from pointsman.api.names import MODES  # noqa: PLC0415 (as above)
-    from pointsman.dataplane.leftovers import own  # noqa: PLC0415 (as above)
+    from pointsman.dataplane.leftovers import held_by  # noqa: PLC0415 (as above)
 
-    found = [mode for mode in MODES if own(mode)]
+    found = [mode for mode in MODES if held_by(mode)]
     if not found:
         notes.append(_NO_MODE)
         return ""

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 _FAMILIES: Final[tuple[Family, ...]] = (IPV4, IPV6)
 
 
-def own(mode: str) -> list[Leftover] | None:
+def held_by(mode: str) -> list[Leftover] | None:
     """Look for what a mode holds.
 
     Returns:
@@ -55,7 +55,7 @@ def own(mode: str) -> list[Leftover] | None:
 
 
 def is_known(mode: str) -> bool:
-    """Tell whether `own` knows a mode."""
+    """Tell whether `held_by` knows a mode."""
     return mode in _LOOKS
 
 
@@ -95,7 +95,8 @@ def _is_ours(table: str, chain: str) -> bool:
 
 def _ipvs(wire: NftSocket) -> list[Leftover]:
     found = find_tables(wire, IPVS)
-    there = [key for key in virtual_servers.read_keys() if key in virtual_servers.ours(wire)] if found else []
+    ours = virtual_servers.ours(wire) if found else frozenset()
+    there = [key for key in virtual_servers.read_keys() if key in ours] if ours else []
     if there:
         found.append(Leftover("virtual servers", members=virtual_servers.named(there)))
     return [*found, *_routes(PROTOCOL)]
