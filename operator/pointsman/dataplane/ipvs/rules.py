@@ -49,9 +49,9 @@ _FRONTEND_SETS: Final = (
 )
 
 
-def networks_of(settings: NodeSettings, name: str) -> tuple[str, ...]:
-    """Return the networks that belong into a set."""
-    return {"pod-cidrs": settings.pod_cidrs, "service-cidrs": settings.service_cidrs}[name]
+def networks_of(settings: NodeSettings) -> dict[str, tuple[str, ...]]:
+    """Return the networks that belong into each of their sets."""
+    return {"pod-cidrs": settings.pod_cidrs, "service-cidrs": settings.service_cidrs}
 
 
 def _layouts(family: Family) -> dict[str, Layout]:

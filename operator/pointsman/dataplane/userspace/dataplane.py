@@ -22,9 +22,9 @@ from pointsman.model.plan import IPV4, IPV6, Backend, Delta, Frontend, NodeSetti
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+    from pointsman.dataplane.nftables.frontend_sets import Change
     from pointsman.dataplane.nftables.wire import Elements
     from pointsman.dataplane.userspace.proxy import Tally
-    from pointsman.dataplane.userspace.table import Change
     from pointsman.model.plan import Answer, Family, Pool
 
 SCHEDULERS: Final = ("rr",)
@@ -247,7 +247,7 @@ class UserspaceDataplane(PlainDataplane):
         self._fixed[family].seal(drop_invalid=True)
         return draft
 
-    def _commit(self, family: Family, draft: WireDraft, change: Change, table: Table) -> None:
+    def _commit(self, family: Family, draft: WireDraft, change: Change[Entry], table: Table) -> None:
         messages = draft.messages()
         refusals = self._port.transact(messages) if messages else ()
         if refusals:

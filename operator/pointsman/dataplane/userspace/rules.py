@@ -31,20 +31,20 @@ TABLE: Final = "pointsman-userspace"
 PROXY_ADDRESSES: Final[Mapping[Family, str]] = {4: "169.254.112.112", 6: "fd70:6f69:6e74:736d::1"}
 """Where the proxy listens. A route makes them the node's own; no device has them, and nobody outside a way there."""
 
-NETWORKS: Final = ("pod-cidrs", "service-cidrs", "node-port-cidrs")
+_NETWORKS: Final = ("pod-cidrs", "service-cidrs", "node-port-cidrs", "loopback-cidrs")
 """Sets of networks: few elements, written whole."""
 
 _LOOPBACK: Final[Mapping[Family, str]] = {4: "127.0.0.0/8", 6: "::1/128"}
 
 
-def networks_of(settings: NodeSettings, name: str) -> tuple[str, ...]:
-    """Return the networks that belong into a set."""
+def networks_of(settings: NodeSettings) -> dict[str, tuple[str, ...]]:
+    """Return the networks that belong into each of their sets."""
     return {
         "pod-cidrs": settings.pod_cidrs,
         "service-cidrs": settings.service_cidrs,
         "node-port-cidrs": settings.node_port_cidrs,
         "loopback-cidrs": tuple(_LOOPBACK.values()) if settings.localhost_node_ports else (),
-    }[name]
+    }
 
 
 def _layouts(family: Family) -> dict[str, Layout]:
@@ -54,7 +54,7 @@ def _layouts(family: Family) -> dict[str, Layout]:
         Layout("cluster-ips", f"type {address}", (address,)),
         Layout("guarded", f"type {address} . inet_proto . inet_service", (address, "inet_proto", "inet_service")),
         source_ranges_layout(address),
-        *network_layouts(address, *NETWORKS, "loopback-cidrs"),
+        *network_layouts(address, *_NETWORKS),
         STRUCTURE,
     ]
     return {layout.name: layout for layout in found}
