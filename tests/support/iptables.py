@@ -7,6 +7,7 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 
 from pointsman.dataplane.iptables import IptablesDataplane
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from kernel.conftest import Ground
     from pointsman.dataplane.iptables.variant import Variant
+    from pointsman.dataplane.protocol import Written
     from pointsman.lab.network import Host
     from pointsman.model.plan import Family
 
@@ -62,6 +64,11 @@ def chained(ground: Ground, variant: Variant, clock: Callable[[], float] = time.
         made.dataplane.close()
 
 
+def changes(written: Written) -> Written:
+    """Return what a sync changed, without how many rules there are now."""
+    return msgspec.structs.replace(written, rules={})
+
+
 def as_kubelet_does(node: Host, variant: Variant) -> None:
     """Make the chains in the table mangle that tell which iptables the node uses."""
     for command in COMMANDS.values():
@@ -73,4 +80,4 @@ def run(node: Host, variant: Variant, command: str, *words: str, stdin: str = ""
     return node.namespace.run(f"xtables-{variant}-multi", command, *words, stdin=stdin)
 
 
-__all__ = ["Chained", "Clock", "as_kubelet_does", "chained", "run"]
+__all__ = ["Chained", "Clock", "as_kubelet_does", "chained", "changes", "run"]
