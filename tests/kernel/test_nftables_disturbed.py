@@ -242,14 +242,14 @@ def test_what_others_lead_to_a_chain_of_ours_does_not_keep_it(node: Proxied) -> 
 
 def test_a_change_by_others_just_before_ours_is_noticed(node: Proxied, monkeypatch: pytest.MonkeyPatch) -> None:
     endpoints = fill(node, 4)
-    pause = node.dataplane._port._monitor.pause
+    pause = node.dataplane._port._ear._monitor.pause
 
     def pause_late() -> None:
         pause()
         monkeypatch.undo()
         node.nft("delete element ip pointsman services { 10.96.0.1 . tcp . 80 }")
 
-    monkeypatch.setattr(node.dataplane._port._monitor, "pause", pause_late)
+    monkeypatch.setattr(node.dataplane._port._ear._monitor, "pause", pause_late)
     node.put({vip(30): answer(endpoints)})
     assert node.dataplane.disturbed()
     node.adopt()

@@ -47,7 +47,7 @@ def test_traces_of_ipvs_are_its_module_or_its_table(
     if module:
         listing.touch()
     monkeypatch.setattr(kernel, "_IPVS_LISTING", listing)
-    monkeypatch.setattr(kernel, "_has_table", lambda name: table and name == "pointsman-ipvs")
+    monkeypatch.setattr(kernel, "has_table", lambda name: table and name == "pointsman-ipvs")
     assert real_kernel().traces("ipvs") is expected
     assert real_kernel().traces("nftables"), "it costs nothing to look"
 

@@ -437,7 +437,7 @@ def test_our_tables_are_read_once_for_all_virtual_servers(monkeypatch: pytest.Mo
         reads.append(wire)
         return frozenset(keys[:2])
 
-    monkeypatch.setattr(leftover_modes, "NftSocket", Wire)
+    monkeypatch.setattr(leftover_modes, "open_wire", Wire)
     monkeypatch.setattr(leftover_modes, "find_tables", lambda _wire, _name: [TABLE])
     monkeypatch.setattr(leftover_modes, "LocalRoutes", NoRoutes)
     monkeypatch.setattr(leftover_modes.virtual_servers, "read_keys", lambda: keys)

@@ -57,7 +57,7 @@ class Programs:
 def _installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tools_module.shutil, "which", lambda program, **_: f"/sbin/{program}")
     monkeypatch.setattr(Tools, "is_used", lambda _, __: True)
-    monkeypatch.setattr(tools_module, "has_nft_chain", lambda *_: False)
+    monkeypatch.setattr(tools_module, "has_chain", lambda *_: False)
 
 
 def test_restore_leaves_others_alone_and_waits_for_the_lock() -> None:
@@ -260,7 +260,7 @@ def test_kubelets_hint_spares_reading_all_rules(monkeypatch: pytest.MonkeyPatch)
         asked.append((family, table, chain))
         return (family, chain) == (6, "KUBE-KUBELET-CANARY")
 
-    monkeypatch.setattr(tools_module, "has_nft_chain", has_chain)
+    monkeypatch.setattr(tools_module, "has_chain", has_chain)
     programs = Programs({"legacy": HINT})
     found = detect(programs)
     assert found is not None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import socket
 import time
 from pathlib import Path
 from types import MappingProxyType
@@ -11,9 +10,8 @@ from typing import TYPE_CHECKING, Final
 
 from pointsman.agent.outcome import Kernel
 from pointsman.dataplane.conntrack import Conntrack
-from pointsman.dataplane.netlink import NftSocket, string
 from pointsman.dataplane.nftables import NftablesDataplane
-from pointsman.dataplane.nftables.wire import GETTABLE
+from pointsman.dataplane.nftables.presence import has_table
 from pointsman.dataplane.sysctl import SYSCTL_ROOT, apply_conntrack, apply_iptables, apply_ipvs, check_forwarding
 
 if TYPE_CHECKING:
@@ -86,25 +84,12 @@ def real_kernel(
 
 
 def _may_have_traces(mode: Mode) -> bool:
+    """Tell cheaply whether a mode may have left something; `leftovers.held_by` looks thoroughly, and names it."""
     if mode == "iptables":
         from pointsman.dataplane.iptables.dataplane import has_traces  # noqa: PLC0415 (as above)
 
         return has_traces()
     if mode == "userspace":
-        return _has_table("pointsman-userspace")
-    return mode != "ipvs" or _IPVS_LISTING.exists() or _has_table("pointsman-ipvs")
-
-
-def _has_table(name: str) -> bool:
-    """Tell whether an nftables table is there: it outlives the kernel module ip_vs."""
-    try:
-        wire = NftSocket()
-    except OSError:
-        return False
-    try:
-        wire.get(GETTABLE, socket.AF_INET, string(1, name))
-    except OSError:
-        return False
-    finally:
-        wire.close()
-    return True
+        return has_table("pointsman-userspace")
+    # The table outlives the kernel module ip_vs.
+    return mode != "ipvs" or _IPVS_LISTING.exists() or has_table("pointsman-ipvs")

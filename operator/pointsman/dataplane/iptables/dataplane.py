@@ -16,7 +16,8 @@ from pointsman.dataplane.iptables.ruleset import Ruleset
 from pointsman.dataplane.iptables.saved import packets, parse, unreadable_table
 from pointsman.dataplane.iptables.tools import Failure, Tools, detect, find_culprit
 from pointsman.dataplane.iptables.variant import VARIANTS
-from pointsman.dataplane.iptables.watch import LegacyWatch, NftWatch, has_nft_chain
+from pointsman.dataplane.iptables.watch import LegacyWatch, NftWatch
+from pointsman.dataplane.nftables.presence import has_chain
 from pointsman.dataplane.protocol import DataplaneError, PlainDataplane, ServerTraffic, Support, Traffic, Written
 from pointsman.model.plan import IPV4, IPV6, Delta
 
@@ -346,7 +347,7 @@ def has_traces() -> bool:
         is_legacy = legacy.is_installed and any(has_hint(_saved(legacy, family)) for family in _FAMILIES)
     except DataplaneError:
         is_legacy = False
-    return is_legacy or any(has_nft_chain(family, NAT, HINT) for family in _FAMILIES)
+    return is_legacy or any(has_chain(family, NAT, HINT) for family in _FAMILIES)
 
 
 def _saved(tools: Tools, family: Family) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 import msgspec
 
 from pointsman.dataplane.iptables.variant import HINTS, VARIANTS, Look, Variant, choose, look_at
-from pointsman.dataplane.iptables.watch import has_nft_chain
+from pointsman.dataplane.nftables.presence import has_chain
 from pointsman.dataplane.protocol import DataplaneError
 from pointsman.model.plan import IPV4, IPV6
 
@@ -172,9 +172,7 @@ def detect(runner: Runner = run) -> Tools | None:
         Its programs; None where no iptables is installed.
     """
     tools: dict[Variant, Tools] = {variant: Tools(variant, runner) for variant in VARIANTS}
-    if tools["nft"].is_installed and any(
-        has_nft_chain(family, "mangle", hint) for family in _FAMILIES for hint in HINTS
-    ):
+    if tools["nft"].is_installed and any(has_chain(family, "mangle", hint) for family in _FAMILIES for hint in HINTS):
         return tools["nft"]  # and thousands of rules need not be read
     variant = choose(_look(tools["nft"]), _look(tools["legacy"]), _default(runner))
     return tools[variant] if variant is not None else None

@@ -13,15 +13,12 @@ import struct
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, Protocol
 
-from pointsman.dataplane.netlink import NftMonitor, NftSocket, attributes, string
-from pointsman.dataplane.nftables.wire import GETCHAIN, GETGEN, af
-from pointsman.dataplane.protocol import DataplaneError
+from pointsman.dataplane.nftables.ear import Ear
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from contextlib import AbstractContextManager
 
-    from pointsman.model.plan import Family
 
 _OURS: Final = re.compile(
     rb"KUBE-(?:SERVICES|EXTERNAL-SERVICES|NODEPORTS|POSTROUTING|MARK-MASQ|MARK-OFF-CLUSTER|FORWARD|PROXY-FIREWALL|FIREWALL"
@@ -29,8 +26,6 @@ _OURS: Final = re.compile(
 )
 """In every message about one of our chains, a rule in it, or a rule that leads there."""
 _TABLES: Final = ("nat", "filter")
-_CHAIN_TABLE: Final = 1
-_CHAIN_NAME: Final = 3
 _GET_INFO: Final = 64
 """IPT_SO_GET_INFO and IP6T_SO_GET_INFO (linux/netfilter_ipv4/ip_tables.h)."""
 _INFO: Final = struct.Struct("=32s11III")
@@ -65,8 +60,8 @@ class Watch(Protocol):
         ...
 
 
-class NftWatch:
-    """Hears of every change in nf_tables."""
+class NftWatch(Ear):
+    """Hears of every change in nf_tables (see `Watch`)."""
 
     tells_all = True
 
@@ -76,60 +71,7 @@ class NftWatch:
         Raises:
             DataplaneError: the kernel has no nfnetlink.
         """
-        try:
-            self._wire, self._monitor = NftSocket(), NftMonitor()
-        except OSError as error:
-            raise DataplaneError(f"no netlink socket for nf_tables: {error}; the kernel needs nfnetlink") from error
-        self._missed = False
-
-    def listen(self) -> None:
-        """See `Watch.listen`."""
-        self._monitor.listen()
-        self.disturbed()
-
-    def disturbed(self) -> bool:
-        """See `Watch.disturbed`."""
-        heard = self._monitor.heard_naming(_OURS) or self._missed
-        self._missed = False
-        return heard
-
-    @contextmanager
-    def unheard(self, commits: int) -> Iterator[None]:
-        """See `Watch.unheard`."""
-        before = self._generation()
-        self._monitor.pause()
-        try:
-            yield
-        finally:
-            after = self._generation()
-            self._monitor.listen()
-            # Each commit counts one; anything beyond ours happened while nobody listened.
-            if after - before > commits or self._generation() != after:
-                self._missed = True
-
-    def close(self) -> None:
-        """See `Watch.close`."""
-        self._wire.close()
-        self._monitor.close()
-
-    def _generation(self) -> int:
-        fields = dict(attributes(self._wire.get(GETGEN, 0)))
-        return int(struct.unpack(">I", fields[1])[0])
-
-
-def has_nft_chain(family: Family, table: str, chain: str) -> bool:
-    """Tell whether nf_tables has a chain, in the network namespace of the calling thread; cheap."""
-    try:
-        wire = NftSocket()
-    except OSError:
-        return False
-    try:
-        wire.get(GETCHAIN, af(family), string(_CHAIN_TABLE, table) + string(_CHAIN_NAME, chain))
-    except OSError:
-        return False
-    finally:
-        wire.close()
-    return True
+        super().__init__(lambda monitor: monitor.heard_naming(_OURS))
 
 
 class LegacyWatch:

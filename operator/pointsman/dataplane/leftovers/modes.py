@@ -15,7 +15,7 @@ from pointsman.dataplane.leftovers import virtual_servers
 from pointsman.dataplane.leftovers.found import Leftover, many
 from pointsman.dataplane.leftovers.kube_proxy import place_of
 from pointsman.dataplane.leftovers.nft_tables import find_tables
-from pointsman.dataplane.netlink import NftSocket
+from pointsman.dataplane.nftables.ear import open_wire
 from pointsman.dataplane.nftables.layout import TABLE as NFTABLES
 from pointsman.dataplane.protocol import DataplaneError
 from pointsman.dataplane.userspace.dataplane import ROUTE_PROTOCOL
@@ -25,6 +25,7 @@ from pointsman.model.plan import IPV4, IPV6
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+    from pointsman.dataplane.netlink import NftSocket
     from pointsman.model.plan import Family
 
 _FAMILIES: Final[tuple[Family, ...]] = (IPV4, IPV6)
@@ -42,10 +43,7 @@ def held_by(mode: str) -> list[Leftover] | None:
     look = _LOOKS.get(mode)
     if look is None:
         return None
-    try:
-        wire = NftSocket()
-    except OSError as error:
-        raise DataplaneError(f"no netlink socket for nf_tables: {error}; the kernel needs nfnetlink") from error
+    wire = open_wire()
     try:
         return look(wire)
     except OSError as error:

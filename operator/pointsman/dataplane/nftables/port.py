@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import struct
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from pointsman.dataplane.netlink import NftMonitor, NftSocket, attributes
+from pointsman.dataplane.nftables.ear import Ear
 from pointsman.dataplane.nftables.structure import Libnftables
-from pointsman.dataplane.nftables.wire import GETGEN
 from pointsman.dataplane.protocol import DataplaneError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from pointsman.dataplane.netlink import Message, Refusal
 
@@ -35,16 +32,12 @@ class NftPort:
         Raises:
             DataplaneError: the library or the kernel's part is missing, or the process may not use it.
         """
-        self._table = table
         try:
             self._library = Libnftables()
         except OSError as error:
             raise DataplaneError(f"libnftables can't be loaded: {error}; install it (Debian: libnftables1)") from error
-        try:
-            self.wire, self._monitor = NftSocket(), NftMonitor()
-        except OSError as error:
-            raise DataplaneError(f"no netlink socket for nf_tables: {error}; the kernel needs nfnetlink") from error
-        self._missed = False
+        self._ear = Ear(lambda monitor: monitor.heard(table))
+        self.wire = self._ear.wire
 
     def reason_against(self) -> str:
         """Say why nf_tables can't be used, with the remedy; "" when it can.
@@ -52,7 +45,7 @@ class NftPort:
         It is asked for its generation: the kernel answers only when it has nf_tables and we may use it.
         """
         try:
-            self._generation()
+            self._ear.generation()
         except PermissionError:
             return "nftables needs CAP_NET_ADMIN; run as root or grant the capability"
         except OSError as error:
@@ -61,18 +54,15 @@ class NftPort:
 
     def listen(self) -> None:
         """Hear of changes from now on, and forget what was heard."""
-        self._monitor.listen()
-        self.disturbed()
+        self._ear.listen()
 
     def heard(self) -> bool:
         """Tell whether another program changed our tables since the last call, as far as the monitor knows."""
-        return self._monitor.heard(self._table)
+        return self._ear.heard()
 
     def disturbed(self) -> bool:
         """Tell whether another program changed our tables since the last call."""
-        heard = self.heard() or self._missed
-        self._missed = False
-        return heard
+        return self._ear.disturbed()
 
     def transact(self, messages: Sequence[Message]) -> list[Refusal]:
         """Commit messages: all or nothing.
@@ -84,7 +74,7 @@ class NftPort:
             DataplaneError: the kernel did not take the transaction at all.
         """
         try:
-            with self._unheard():
+            with self._ear.unheard():
                 return self.wire.transact(messages)
         except OSError as error:
             raise DataplaneError(f"the kernel did not take the transaction: {error}") from error
@@ -95,28 +85,9 @@ class NftPort:
         Raises:
             DataplaneError: with libnftables' own words, which name the line.
         """
-        with self._unheard():
+        with self._ear.unheard():
             self._library.run(commands)
 
     def close(self) -> None:
         """Close the sockets."""
-        self.wire.close()
-        self._monitor.close()
-
-    @contextmanager
-    def _unheard(self) -> Iterator[None]:
-        """Keep the monitor from hearing our own change, without missing anybody else's."""
-        before = self._generation()
-        self._monitor.pause()
-        try:
-            yield
-        finally:
-            after = self._generation()
-            self._monitor.listen()
-            # Each commit counts one; anything beyond ours happened while nobody listened.
-            if after - before > 1 or self._generation() != after:
-                self._missed = True
-
-    def _generation(self) -> int:
-        fields = dict(attributes(self.wire.get(GETGEN, 0)))
-        return int(struct.unpack(">I", fields[1])[0])
+        self._ear.close()

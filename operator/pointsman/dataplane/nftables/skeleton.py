@@ -120,13 +120,17 @@ def _views(family: Family, place: Place) -> Chains:
 def _dispatch(family: Family) -> Chains:
     ip = ip_of(family)
     loopback = "127.0.0.0/8" if family == IPV4 else "::1"
+    # A packet may have looked for its Service before a change, and find the address after it: it looks once more.
+    once_more = _classify(family, "", "services", "classes")
     return {
+        "refuse-others": [once_more, "goto refuse"],
+        "drop-others": [once_more, "drop"],
         "node-ports": [_classify(family, "node-port-", "services", "classes")],
         "dispatch": [
             _classify(family, "", "services", "classes"),
             f"{ip} daddr != {loopback} {ip} daddr @node-port-cidrs fib daddr type local goto node-ports",
-            f"{ip} daddr @cluster-ips fib daddr type != local goto refuse",
-            f"{ip} daddr @service-cidrs fib daddr type != local drop",
+            f"{ip} daddr @cluster-ips fib daddr type != local goto refuse-others",
+            f"{ip} daddr @service-cidrs fib daddr type != local goto drop-others",
         ],
     }
 
