@@ -103,9 +103,11 @@ class Loop:
     def close_socket(self, sock: socket.socket) -> None:
         """Close a socket at the end of this turn.
 
-        Closed at once, its number could be another one's before the rest of this turn's events are told.
+        Closed at once, its number could be another one's before the rest of this turn's events are told. And epoll
+        would go on to tell of it, as long as a process that another thread starts has it, too (epoll(7)).
         """
-        self._watchers.pop(sock.fileno(), None)
+        if self._watchers.pop(sock.fileno(), None) is not None:
+            self._epoll.unregister(sock.fileno())
         self._closed.append(sock)
 
     def later(self, seconds: float, call: Callable[[], None]) -> Timer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import socket
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
@@ -23,6 +24,7 @@ OWN_PRIORITY: Final = 0x504D_0000
 """SO_PRIORITY of the proxy's own connections, by which the rules leave them alone: a backend may well be at an address
 that is a frontend, too. Queueing disciplines look at the last four bits, or at a class of their own number."""
 
+_FD_SETSIZE: Final = 1024
 _IPV6_FREEBIND: Final = 78  # linux/in6.h
 BACKLOG: Final = 4096
 """So many connections wait to be accepted, as far as the sysctl net.core.somaxconn lets them."""
@@ -118,7 +120,7 @@ def bound_socket(family: Family, kind: int, address: str, ports: Iterable[int]) 
     Raises:
         OSError: all are taken, or there is no file or address for it.
     """
-    sock = socket.socket(socket.AF_INET if family == IPV4 else socket.AF_INET6, kind | socket.SOCK_NONBLOCK)
+    sock = aside(socket.socket(socket.AF_INET if family == IPV4 else socket.AF_INET6, kind | socket.SOCK_NONBLOCK))
     try:
         if kind == socket.SOCK_STREAM:
             # Connections of a former agent may still be in TIME_WAIT at this port.
@@ -142,13 +144,27 @@ def backend_socket(context: Context, family: Family, kind: int) -> socket.socket
     Raises:
         OSError: there is no file for it.
     """
-    sock = socket.socket(socket.AF_INET if family == IPV4 else socket.AF_INET6, kind | socket.SOCK_NONBLOCK)
+    sock = aside(socket.socket(socket.AF_INET if family == IPV4 else socket.AF_INET6, kind | socket.SOCK_NONBLOCK))
     if kind == socket.SOCK_STREAM:
         _set_options(sock)
     if context.priority:
         with suppress(PermissionError):  # nobody translates what it opens, where it may not write rules
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_PRIORITY, context.priority)
     return sock
+
+
+def aside(sock: socket.socket) -> socket.socket:
+    """Give a socket a file number above those that programs need that wait by select(2), as libnftables does.
+
+    glibc ends the whole process when such a program gets a number above 1023.
+    """
+    try:
+        number = fcntl.fcntl(sock.fileno(), fcntl.F_DUPFD_CLOEXEC, _FD_SETSIZE)
+    except OSError:
+        return sock  # the limit of open files is lower than that, or there are no more
+    moved = socket.socket(sock.family, sock.type, sock.proto, fileno=number)
+    sock.close()
+    return moved
 
 
 def update(balancer: Balancer, statistics: Statistics, wish: Wish) -> None:

@@ -80,14 +80,17 @@ def chains(family: Family, *, drop_invalid: bool) -> Chains:
     found: Chains = {"refuse": refuse_chain(family)}
     for place in PLACES:
         found |= _clients(family, place)
+    # A packet may have looked for its Service before a change, and find the address after it: it looks once more.
+    found["refuse-others"] = ["jump all-clients", "goto refuse"]
+    found["drop-others"] = ["jump all-clients", "drop"]
     found["dispatch"] = [
         f"{key_text(family, '')} @guarded {key_text(family, '')} . {ip} saddr != @source-ranges drop",
         f"{key_text(family, '')} @split goto views",
         "jump all-clients",
         f"{ip} daddr != {_LOOPBACK[family]} {ip} daddr @node-port-cidrs fib daddr type local goto node-port-dispatch",
         f"{ip} daddr @loopback-cidrs fib daddr type local goto node-port-dispatch",
-        f"{ip} daddr @cluster-ips fib daddr type != local goto refuse",
-        f"{ip} daddr @service-cidrs fib daddr type != local drop",
+        f"{ip} daddr @cluster-ips fib daddr type != local goto refuse-others",
+        f"{ip} daddr @service-cidrs fib daddr type != local goto drop-others",
     ]
     own = f"meta priority {OWN_PRIORITY >> 16:x}:{OWN_PRIORITY & 0xFFFF:x} accept"
     proxy = f"{ip} daddr {PROXY_ADDRESSES[family]}"

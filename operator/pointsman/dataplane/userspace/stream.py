@@ -95,7 +95,7 @@ class StreamPort:
         try:
             if self._spare is None:
                 self._spare = ports.backend_socket(context, self.family, socket.SOCK_STREAM)
-            client, peer = listener.accept()
+            accepted, peer = listener.accept()
         except BlockingIOError:
             return False
         except OSError as error:
@@ -103,7 +103,7 @@ class StreamPort:
                 return True  # that client is gone again, accept(2)
             self._pause(error)
             return False
-        spare, self._spare = self._spare, None
+        client, spare, self._spare = ports.aside(accepted), self._spare, None
         self.connections.add(connection := Connection(self, client, peer[0], spare))
         try:
             connection.begin()
