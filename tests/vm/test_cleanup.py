@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from pyroute2 import IPSet
 
-from pointsman.dataplane.leftovers import KubeProxy, own
+from pointsman.dataplane.leftovers import KubeProxy, held_by
 from pointsman.dataplane.tracing.ipvs_connections import read_connections
 from pointsman.dataplane.tracing.raw import raw
 from pointsman.dataplane.tracing.tracked import read_tracked
@@ -62,7 +62,7 @@ def test_virtual_servers_of_kube_proxy_go_and_all_others_stay(node: IpvsNode) ->
         assert set(before) <= set(node.saved())
         assert "kube-ipvs0" not in namespace.run("ip", "link")
         with namespace.entered():
-            held = own("ipvs")
+            held = held_by("ipvs")
         assert held is not None
         assert members(held, "virtual servers") == {f"{ours.address}:80/tcp", f"[{ours6.address}]:80/tcp"}
         assert members(held, "local routes") >= {"10.96.0.0/12"}
