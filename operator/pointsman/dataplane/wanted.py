@@ -9,22 +9,20 @@ process, where nobody else can read them.
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from pointsman.dataplane.iptables.ruleset import Ruleset
 from pointsman.dataplane.ipvs.spots import Places
 from pointsman.dataplane.nftables.entries import make_entry
 from pointsman.dataplane.nftables.layout import endpoint_size, endpoint_value
 from pointsman.model.comparison import Wanted
-from pointsman.model.plan import IPV4, IPV6, NODE_PORT, Backend
+from pointsman.model.plan import FAMILIES, NODE_PORT, Backend
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from ipaddress import IPv4Address, IPv6Address
 
-    from pointsman.model.plan import Answer, Family, Frontend, Plan
-
-_FAMILIES: Final[tuple[Family, ...]] = (IPV4, IPV6)
+    from pointsman.model.plan import Answer, Frontend, Plan
 
 
 def wanted(mode: str, plan: Plan, addresses: Iterable[IPv4Address | IPv6Address]) -> Wanted:
@@ -89,7 +87,7 @@ def _ipvs(plan: Plan, places: Places) -> Wanted:
 def _iptables(plan: Plan) -> Wanted:
     """Read the rules that the agent would write as those in the kernel are read."""
     backends: dict[Frontend, tuple[Backend, ...]] = {}
-    for family in _FAMILIES:
+    for family in FAMILIES:
         rules = Ruleset(family)
         answers = {frontend: answer for frontend, answer in plan.answers.items() if frontend.family == family}
         rules.accept(rules.adoption(answers, plan.settings, {}))

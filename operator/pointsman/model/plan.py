@@ -20,6 +20,7 @@ Draw = Literal["random", "client", "turn"]
 
 IPV4: Final = 4
 IPV6: Final = 6
+FAMILIES: Final[tuple[Family, ...]] = (IPV4, IPV6)
 
 NODE_PORT: Final = "*"
 """The address of a frontend that stands for every node-port address of the node."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from pointsman.dataplane.adopting import MOST_QUARANTINED, adopt_families, name_of, part_of, set_aside
 from pointsman.dataplane.iptables import probing
 from pointsman.dataplane.iptables.names import NAT
 from pointsman.dataplane.iptables.pieces import SIZE, STEPS, cut, declare, keep, whole, without_jumps
@@ -19,7 +20,7 @@ from pointsman.dataplane.iptables.variant import VARIANTS
 from pointsman.dataplane.iptables.watch import LegacyWatch, NftWatch
 from pointsman.dataplane.nftables.presence import has_chain
 from pointsman.dataplane.protocol import DataplaneError, PlainDataplane, ServerTraffic, Support, Traffic, Written
-from pointsman.model.plan import IPV4, IPV6, Delta
+from pointsman.model.plan import FAMILIES, IPV4, Delta
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -33,9 +34,6 @@ if TYPE_CHECKING:
 _LOG: Final = logging.getLogger(__name__)
 SCHEDULERS: Final = ("random",)
 
-_FAMILIES: Final[tuple[Family, ...]] = (IPV4, IPV6)
-_MOST_QUARANTINED: Final = 16
-"""So many refused frontends are set aside in one sync before it is given up."""
 _NONE: Final = "no iptables on this node: xtables-nft-multi is not installed (Debian: the package iptables)"
 
 
@@ -58,7 +56,7 @@ class IptablesDataplane(PlainDataplane):
         self._find = find
         self._tools: Tools | None = None
         self._watch: Watch | None = None
-        self._rulesets = {family: Ruleset(family) for family in _FAMILIES}
+        self._rulesets = {family: Ruleset(family) for family in FAMILIES}
         self._seen: dict[Family, Held] = {}
         self._settings: NodeSettings | None = None
         self._next_look = 0.0
@@ -82,35 +80,18 @@ class IptablesDataplane(PlainDataplane):
         watch.listen()
         self._disturbed, self._settings = False, plan.settings
         self._next_look = self._clock() + plan.settings.sync_period
-        refused: dict[str, str] = {}
-        errors: list[str] = []
-        added = removed = 0
-        for family in _FAMILIES:
-            answers = {frontend: answer for frontend, answer in plan.answers.items() if frontend.family == family}
-            try:
-                written = self._adopt_family(tools, family, answers, plan.settings, refused)
-            except DataplaneError as error:
-                if answers or family == IPV4:
-                    errors.append(str(error))
-                else:
-                    _LOG.warning("IPv%s is left alone, as nothing needs it and iptables refuses: %s", family, error)
-                continue
-            added, removed = added + written.added, removed + written.removed
-        if errors:
-            raise DataplaneError("; ".join(errors))
+        written = adopt_families(
+            plan, lambda family, answers: self._adopt_family(tools, family, answers, plan.settings)
+        )
         self._leave_other_variant(tools)
-        return Written(added, removed, refused, self._sizes())
+        return msgspec.structs.replace(written, rules=self._sizes())
 
     def apply(self, delta: Delta) -> Written:
         """See `Dataplane.apply`."""
         tools = self._need()
         added = removed = 0
         for family, ruleset in self._rulesets.items():
-            part = Delta(
-                {frontend: answer for frontend, answer in delta.changed.items() if frontend.family == family},
-                frozenset(frontend for frontend in delta.removed if frontend.family == family),
-                delta.settings,
-            )
+            part = part_of(delta, family)
             if ruleset.settings is None:
                 if part.changed or all(other.settings is None for other in self._rulesets.values()):
                     raise DataplaneError(f"adopt a plan before a delta of IPv{family} is applied")
@@ -131,7 +112,7 @@ class IptablesDataplane(PlainDataplane):
         """See `Dataplane.read`; rules beside which there is no hint of ours are kube-proxy's, and not read."""
         tools = self._need()
         found: dict[Frontend, tuple[Backend, ...]] = {}
-        for family in _FAMILIES:
+        for family in FAMILIES:
             listing = _saved(tools, family)
             if has_hint(listing):
                 found |= self._rulesets[family].backends(parse(listing, is_ours).held)
@@ -148,7 +129,7 @@ class IptablesDataplane(PlainDataplane):
         if self._watch is None or self._watch.tells_all or self._settings is None or self._clock() < self._next_look:
             return
         self._next_look = self._clock() + self._settings.sync_period
-        self._disturbed = self._disturbed or not all(self._is_intact(family) for family in _FAMILIES)
+        self._disturbed = self._disturbed or not all(self._is_intact(family) for family in FAMILIES)
 
     def traffic(self) -> Mapping[Frontend, Traffic]:
         """See `Dataplane.traffic`.
@@ -179,7 +160,7 @@ class IptablesDataplane(PlainDataplane):
             tools = self._tools if self._tools is not None and self._tools.variant == variant else Tools(variant)
             if tools.is_installed:
                 stay += self._remove(tools)
-        self._rulesets = {family: Ruleset(family) for family in _FAMILIES}
+        self._rulesets = {family: Ruleset(family) for family in FAMILIES}
         self._seen.clear()
         self._settings = None
         if stay:
@@ -216,14 +197,10 @@ class IptablesDataplane(PlainDataplane):
         return self._watch
 
     def _adopt_family(
-        self,
-        tools: Tools,
-        family: Family,
-        answers: dict[Frontend, Answer],
-        settings: NodeSettings,
-        refused: dict[str, str],
-    ) -> Written:
-        for _ in range(_MOST_QUARANTINED):
+        self, tools: Tools, family: Family, answers: dict[Frontend, Answer], settings: NodeSettings
+    ) -> Written:  # fmt: skip
+        refused: dict[str, str] = {}
+        for _ in range(MOST_QUARANTINED):
             listing = self._readable(tools, family, answers, settings)
             saved = parse(listing, is_ours)
             held = _held(saved)
@@ -236,14 +213,14 @@ class IptablesDataplane(PlainDataplane):
             if failure is None:
                 ruleset.accept(change)
                 self._rulesets[family] = ruleset
-                return Written(change.added, change.removed)
+                return Written(change.added, change.removed, refused)
             if 0 < hint < failure.line:
                 failure = msgspec.structs.replace(failure, line=failure.line - 1)
             culprit = change.culprit(failure.line)
             if culprit is None or culprit not in answers:
                 raise DataplaneError(_refusal(family, change, failure))
-            refused[_name(culprit)] = failure.text
-            self._set_aside(culprit, answers)
+            refused[name_of(culprit)] = failure.text
+            set_aside(culprit, answers, self._rulesets[family].answers().get(culprit))
         raise DataplaneError(f"iptables refused {len(refused)} frontends: {'; '.join(refused.values())}")
 
     def _readable(
@@ -265,14 +242,6 @@ class IptablesDataplane(PlainDataplane):
                 f"`nft list table {name}`, and move those rules to a table of their own"
             )
         return listing
-
-    def _set_aside(self, frontend: Frontend, answers: dict[Frontend, Answer]) -> None:
-        """Go on without a frontend's new answer: with the one that is in force, if there is one."""
-        known = self._rulesets[frontend.family].answers().get(frontend)
-        if known is None or known == answers[frontend]:
-            del answers[frontend]
-        else:
-            answers[frontend] = known
 
     def _write(self, tools: Tools, family: Family, text: str, held: Held) -> Failure | None:
         """Bring text into the kernel.
@@ -323,7 +292,7 @@ class IptablesDataplane(PlainDataplane):
 
     def _remove(self, tools: Tools) -> list[str]:
         stay: list[str] = []
-        for family in _FAMILIES:
+        for family in FAMILIES:
             try:
                 listing = _saved(tools, family)
             except DataplaneError as error:
@@ -344,10 +313,10 @@ def has_traces() -> bool:
     """Tell whether an agent left chains in either variant of the thread's network namespace; changes nothing."""
     legacy = Tools("legacy")
     try:
-        is_legacy = legacy.is_installed and any(has_hint(_saved(legacy, family)) for family in _FAMILIES)
+        is_legacy = legacy.is_installed and any(has_hint(_saved(legacy, family)) for family in FAMILIES)
     except DataplaneError:
         is_legacy = False
-    return is_legacy or any(has_chain(family, NAT, HINT) for family in _FAMILIES)
+    return is_legacy or any(has_chain(family, NAT, HINT) for family in FAMILIES)
 
 
 def _saved(tools: Tools, family: Family) -> str:
@@ -371,9 +340,5 @@ def _refusal(family: Family, change: Change, failure: Failure) -> str:
     culprit = change.culprit(failure.line) if failure.line else None
     lines = change.text.splitlines()
     where = f" (`{lines[failure.line - 1]}`)" if 0 < failure.line <= len(lines) else ""
-    whose = f" {_name(culprit)}" if culprit is not None else f" IPv{family}"
+    whose = f" {name_of(culprit)}" if culprit is not None else f" IPv{family}"
     return f"iptables refused{whose}: {failure.text}{where}"
-
-
-def _name(frontend: Frontend) -> str:
-    return f"{frontend.address}:{frontend.port}/{frontend.protocol}"

@@ -14,7 +14,7 @@ import msgspec
 from pointsman.dataplane.iptables.variant import HINTS, VARIANTS, Look, Variant, choose, look_at
 from pointsman.dataplane.nftables.presence import has_chain
 from pointsman.dataplane.protocol import DataplaneError
-from pointsman.model.plan import IPV4, IPV6
+from pointsman.model.plan import FAMILIES, IPV4, IPV6
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -26,7 +26,6 @@ LOCK_SECONDS: Final = 5
 TRIAL: Final = "POINTSMAN-TRIAL"
 """A chain that nothing leads to, in which rules are tried."""
 
-_FAMILIES: Final[tuple[Family, ...]] = (IPV4, IPV6)
 _TIMEOUT: Final = 300.0
 """Seconds after which a process is taken for hung."""
 _SEARCHED: Final = "/usr/sbin:/sbin:/usr/local/sbin"
@@ -172,7 +171,7 @@ def detect(runner: Runner = run) -> Tools | None:
         Its programs; None where no iptables is installed.
     """
     tools: dict[Variant, Tools] = {variant: Tools(variant, runner) for variant in VARIANTS}
-    if tools["nft"].is_installed and any(has_chain(family, "mangle", hint) for family in _FAMILIES for hint in HINTS):
+    if tools["nft"].is_installed and any(has_chain(family, "mangle", hint) for family in FAMILIES for hint in HINTS):
         return tools["nft"]  # and thousands of rules need not be read
     variant = choose(_look(tools["nft"]), _look(tools["legacy"]), _default(runner))
     return tools[variant] if variant is not None else None
@@ -267,7 +266,7 @@ def _look(tools: Tools) -> Look:
     if not tools.is_installed:
         return Look(is_installed=False)
     listings = []
-    for family in _FAMILIES:
+    for family in FAMILIES:
         try:
             listings += [tools.save(family)] if tools.is_used(family) else []
         except DataplaneError:

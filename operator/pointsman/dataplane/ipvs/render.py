@@ -16,14 +16,13 @@ from pointsman.dataplane.ipvs.table import Table
 from pointsman.dataplane.nftables.layout import address_text
 from pointsman.dataplane.nftables.render import TextDraft, table_script
 from pointsman.model.address import family_of
-from pointsman.model.plan import IPV4, IPV6, NODE_PORT
+from pointsman.model.plan import FAMILIES, NODE_PORT
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from pointsman.model.plan import Family, Frontend, Plan
 
-_FAMILIES: Final[tuple[Family, ...]] = (IPV4, IPV6)
 _MODULE: Final = "[ -d /proc/sys/net/ipv4/vs ] || modprobe ip_vs"
 """The parameters of IPVS are there once it is loaded, and ``ipvsadm``, which loads it, comes after them."""
 _SYSCTLS: Final = (
@@ -45,7 +44,7 @@ def render(plan: Plan, addresses: Iterable[str] = ()) -> str:
     places = Places(plan.settings, map(ipaddress.ip_address, own))
     entries = _entries(plan, places)
     lines, routes = ["#!/bin/sh", "set -e", _MODULE, _SYSCTLS, ""], list[str]()
-    for family in _FAMILIES:
+    for family in FAMILIES:
         table, draft = Table(family), TextDraft(SCHEMA, family)
         of_family = {spot: entry for spot, entry in entries.items() if spot.family == family}
         table.accept(table.adoption(of_family, places.settings, SCHEMA.empty(family), draft))
@@ -58,7 +57,7 @@ def render(plan: Plan, addresses: Iterable[str] = ()) -> str:
 
 
 def _entries(plan: Plan, places: Places) -> dict[Frontend, Entry]:
-    marks = {family: Marks(family, {}) for family in _FAMILIES}
+    marks = {family: Marks(family, {}) for family in FAMILIES}
     found: dict[Frontend, Entry] = {}
     # A frontend at an address of its own comes before a node port there.
     for frontend in sorted(plan.answers, key=lambda frontend: (frontend.address == NODE_PORT, frontend)):

@@ -16,7 +16,7 @@ from pointsman.dataplane.leftovers.nft_tables import delete_tables, find_tables,
 from pointsman.dataplane.netlink import NftSocket
 from pointsman.dataplane.node_addresses import device_addresses
 from pointsman.dataplane.protocol import DataplaneError
-from pointsman.model.plan import IPV4, IPV6
+from pointsman.model.plan import FAMILIES, IPV4, IPV6
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 TABLE: Final = "kube-proxy"
 """Of its mode nftables, for each IP family."""
 
-_FAMILIES: Final[tuple[Family, ...]] = (IPV4, IPV6)
 _COMMANDS: Final = {IPV4: "iptables", IPV6: "ip6tables"}
 _OTHERS: Final = (
     "neither at an address of kube-ipvs0 nor at a node port that stands in kube-proxy's ipsets: somebody else's"
@@ -135,7 +134,7 @@ class KubeProxy:
     def _used(self) -> Iterator[tuple[Tools, Family]]:
         for variant in VARIANTS:
             tools = Tools(variant)
-            yield from ((tools, family) for family in _FAMILIES if tools.is_used(family))
+            yield from ((tools, family) for family in FAMILIES if tools.is_used(family))
 
 
 def place_of(variant: Variant, family: Family) -> str:

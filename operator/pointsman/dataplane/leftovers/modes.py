@@ -20,15 +20,13 @@ from pointsman.dataplane.nftables.layout import TABLE as NFTABLES
 from pointsman.dataplane.protocol import DataplaneError
 from pointsman.dataplane.userspace.dataplane import ROUTE_PROTOCOL
 from pointsman.dataplane.userspace.rules import TABLE as USERSPACE
-from pointsman.model.plan import IPV4, IPV6
+from pointsman.model.plan import FAMILIES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from pointsman.dataplane.netlink import NftSocket
     from pointsman.model.plan import Family
-
-_FAMILIES: Final[tuple[Family, ...]] = (IPV4, IPV6)
 
 
 def held_by(mode: str) -> list[Leftover] | None:
@@ -69,7 +67,7 @@ def _iptables(_wire: NftSocket) -> list[Leftover]:
     found = []
     for variant in VARIANTS:
         tools = Tools(variant)
-        for family in _FAMILIES:
+        for family in FAMILIES:
             if tools.is_installed and tools.is_used(family):
                 found += list(_chains(tools, family))
     return found
@@ -103,7 +101,7 @@ def _ipvs(wire: NftSocket) -> list[Leftover]:
 def _routes(protocol: int) -> list[Leftover]:
     routes = LocalRoutes(protocol)
     try:
-        found = tuple(network for family in _FAMILIES for network in sorted(routes.read(family)))
+        found = tuple(network for family in FAMILIES for network in sorted(routes.read(family)))
     finally:
         routes.close()
     return [Leftover("local routes", f"protocol {protocol}", members=found)] if found else []

@@ -11,14 +11,13 @@ from pointsman.dataplane.netlink import Message, NftSocket, attributes, string
 from pointsman.dataplane.nftables.skeleton import ip_of
 from pointsman.dataplane.nftables.wire import DELTABLE, GETCHAIN, GETSET, GETSETELEM, GETTABLE, af
 from pointsman.dataplane.protocol import DataplaneError
-from pointsman.model.plan import IPV4, IPV6
+from pointsman.model.plan import FAMILIES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pointsman.model.plan import Family
 
-_FAMILIES: Final[tuple[Family, ...]] = (IPV4, IPV6)
 _NAME_OF_TABLE: Final = 1
 _NAME_OF_SET: Final = 2
 _ELEMENTS: Final = 3
@@ -31,7 +30,7 @@ def find_tables(wire: NftSocket, name: str) -> list[Leftover]:
     Raises:
         OSError: the kernel refused for another reason than that there is none.
     """
-    return [_describe(wire, family, name) for family in _FAMILIES if has_table(wire, family, name)]
+    return [_describe(wire, family, name) for family in FAMILIES if has_table(wire, family, name)]
 
 
 def has_table(wire: NftSocket, family: Family, name: str) -> bool:
@@ -55,7 +54,7 @@ def delete_tables(wire: NftSocket, name: str) -> None:
     Raises:
         DataplaneError: the kernel refused.
     """
-    for family in _FAMILIES:
+    for family in FAMILIES:
         for refusal in wire.transact([Message(DELTABLE, af(family), string(_NAME_OF_TABLE, name))]):
             if refusal.error not in _ABSENT:
                 raise DataplaneError(f"can't delete table {ip_of(family)} {name}: {refusal}")

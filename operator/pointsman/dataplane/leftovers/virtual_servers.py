@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -15,15 +15,12 @@ from pointsman.dataplane.ipvs.rules import SCHEMA
 from pointsman.dataplane.nftables.readback import read_held
 from pointsman.dataplane.nftables.structure import read_structure
 from pointsman.dataplane.protocol import DataplaneError
-from pointsman.model.plan import IPV4, IPV6, Transport
+from pointsman.model.plan import FAMILIES, Transport
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
     from pointsman.dataplane.netlink import NftSocket
-    from pointsman.model.plan import Family
-
-_FAMILIES: Final[tuple[Family, ...]] = (IPV4, IPV6)
 
 
 class Marks(msgspec.Struct, frozen=True):
@@ -94,7 +91,7 @@ def ours(wire: NftSocket) -> frozenset[ServerKey]:
     """
     return frozenset(
         key
-        for family in _FAMILIES
+        for family in FAMILIES
         if read_structure(wire, SCHEMA, family) is not None
         for key in records_of(family, read_held(wire, SCHEMA, family))
     )

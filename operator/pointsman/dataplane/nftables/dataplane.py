@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Final
 
+from pointsman.dataplane.adopting import MOST_QUARANTINED, adopt_families, name_of, part_of, set_aside
 from pointsman.dataplane.nftables import structure
 from pointsman.dataplane.nftables.counters import Counters
 from pointsman.dataplane.nftables.fixed import FixedTable
@@ -15,7 +16,7 @@ from pointsman.dataplane.nftables.schema import SCHEMA
 from pointsman.dataplane.nftables.table import Table
 from pointsman.dataplane.nftables.wire import WireDraft, first_told
 from pointsman.dataplane.protocol import DataplaneError, PlainDataplane, Support, Written
-from pointsman.model.plan import IPV4, IPV6, Delta
+from pointsman.model.plan import FAMILIES, Delta
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,10 +28,6 @@ if TYPE_CHECKING:
 
 _LOG: Final = logging.getLogger(__name__)
 SCHEDULERS: Final = ("random", "rr", "wrr", "sh", "dh", "mh")
-
-_FAMILIES: Final[tuple[Family, ...]] = (IPV4, IPV6)
-_MOST_QUARANTINED: Final = 16
-"""So many refused frontends are set aside in one sync before it is given up."""
 
 
 class NftablesDataplane(PlainDataplane):
@@ -48,9 +45,9 @@ class NftablesDataplane(PlainDataplane):
             DataplaneError: the library or the kernel's part is missing, or the process may not use it.
         """
         self._port = NftPort(SCHEMA.table)
-        self._fixed = {family: FixedTable(SCHEMA, family, self._port) for family in _FAMILIES}
-        self._tables = {family: Table(family) for family in _FAMILIES}
-        self._counters = {family: Counters(SCHEMA, family) for family in _FAMILIES}
+        self._fixed = {family: FixedTable(SCHEMA, family, self._port) for family in FAMILIES}
+        self._tables = {family: Table(family) for family in FAMILIES}
+        self._counters = {family: Counters(SCHEMA, family) for family in FAMILIES}
 
     def support(self) -> Support:
         """See `Dataplane.support`."""
@@ -61,34 +58,14 @@ class NftablesDataplane(PlainDataplane):
         """See `Dataplane.adopt`."""
         # From here on everything is looked at, so only what happens meanwhile or later is a disturbance.
         self._port.listen()
-        refused: dict[str, str] = {}
-        errors: list[str] = []
-        added = removed = 0
-        for family in _FAMILIES:
-            answers = {frontend: answer for frontend, answer in plan.answers.items() if frontend.family == family}
-            try:
-                written = self._adopt_family(family, answers, plan.settings, refused)
-            except DataplaneError as error:
-                if answers or family == IPV4:
-                    errors.append(str(error))
-                else:
-                    _LOG.warning("IPv%s is left alone, as nothing needs it and the kernel refuses: %s", family, error)
-                continue
-            added, removed = added + written.added, removed + written.removed
-        if errors:
-            raise DataplaneError("; ".join(errors))
-        return Written(added, removed, refused)
+        return adopt_families(plan, lambda family, answers: self._adopt_family(family, answers, plan.settings))
 
     def apply(self, delta: Delta) -> Written:
         """See `Dataplane.apply`."""
         refused: dict[str, str] = {}
         added = removed = 0
-        for family in _FAMILIES:
-            part = Delta(
-                {frontend: answer for frontend, answer in delta.changed.items() if frontend.family == family},
-                frozenset(frontend for frontend in delta.removed if frontend.family == family),
-                delta.settings,
-            )
+        for family in FAMILIES:
+            part = part_of(delta, family)
             table = self._tables[family]
             if table.settings is None:
                 if part.changed or all(other.settings is None for other in self._tables.values()):
@@ -99,7 +76,7 @@ class NftablesDataplane(PlainDataplane):
             # The second, empty change takes away the classes that the first one left without a user (see `Table`).
             for each in (part, Delta({})):
                 draft, change = self._apply_family(family, each)
-                refused |= {_name(frontend): text for frontend, text in change.refused.items()}
+                refused |= {name_of(frontend): text for frontend, text in change.refused.items()}
                 added, removed = added + draft.added, removed + draft.removed
                 if not change.retired:
                     break
@@ -116,7 +93,7 @@ class NftablesDataplane(PlainDataplane):
     def read(self) -> Mapping[Frontend, tuple[Backend, ...]]:
         """See `Dataplane.read`; a backend's weight is the number of its slots."""
         found: dict[Frontend, tuple[Backend, ...]] = {}
-        for family in _FAMILIES:
+        for family in FAMILIES:
             if structure.read_structure(self._port.wire, SCHEMA, family) is not None:
                 found |= backends_held(family, read_held(self._port.wire, SCHEMA, family))
         return found
@@ -127,7 +104,7 @@ class NftablesDataplane(PlainDataplane):
 
     def cleanup(self) -> None:
         """Delete both tables."""
-        for family in _FAMILIES:
+        for family in FAMILIES:
             self._fixed[family].delete()
             self._tables[family] = Table(family)
 
@@ -135,15 +112,10 @@ class NftablesDataplane(PlainDataplane):
         """Close the sockets."""
         self._port.close()
 
-    def _adopt_family(
-        self,
-        family: Family,
-        answers: dict[Frontend, Answer],
-        settings: NodeSettings,
-        refused: dict[str, str],
-    ) -> Written:
+    def _adopt_family(self, family: Family, answers: dict[Frontend, Answer], settings: NodeSettings) -> Written:
+        refused: dict[str, str] = {}
         anew = False
-        for _ in range(_MOST_QUARANTINED):
+        for _ in range(MOST_QUARANTINED):
             found = self._fixed[family].look(drop_invalid=settings.drop_invalid)
             table, draft = Table(family), WireDraft(SCHEMA, family)
             change = table.adoption(
@@ -156,12 +128,13 @@ class NftablesDataplane(PlainDataplane):
             )
             failure = self._commit(family, draft, change, table)
             if failure is None:
-                refused |= {_name(frontend): text for frontend, text in change.refused.items()}
-                return Written(draft.added, draft.removed)
+                refused |= {name_of(frontend): text for frontend, text in change.refused.items()}
+                return Written(draft.added, draft.removed, refused)
             frontend = frontend_of(family, failure.set_name, failure.key)
             if frontend in answers and frontend is not None:
-                refused[_name(frontend)] = failure.text
-                self._set_aside(frontend, answers)
+                refused[name_of(frontend)] = failure.text
+                entry = self._tables[family].entries.get(frontend)
+                set_aside(frontend, answers, entry.answer if entry is not None else None)
             elif failure.foreign and not anew:
                 # What others put into the table is in the way, and we do not know what.
                 anew = True
@@ -169,14 +142,6 @@ class NftablesDataplane(PlainDataplane):
             else:
                 raise DataplaneError(f"nftables refused to {failure.text}")
         raise DataplaneError(f"nftables refused {len(refused)} frontends: {'; '.join(refused.values())}")
-
-    def _set_aside(self, frontend: Frontend, answers: dict[Frontend, Answer]) -> None:
-        """Go on without a frontend's new answer: with the one that is in force, if there is one."""
-        entry = self._tables[frontend.family].entries.get(frontend)
-        if entry is None or entry.answer == answers[frontend]:
-            del answers[frontend]
-        else:
-            answers[frontend] = entry.answer
 
     def _commit(self, family: Family, draft: WireDraft, change: Change, table: Table | None = None) -> Refused | None:
         """Bring a change into the kernel and remember it.
@@ -214,7 +179,3 @@ class NftablesDataplane(PlainDataplane):
             except OSError as error:
                 raise DataplaneError(f"the counters of IPv{family} can't be read: {error}") from error
         return found
-
-
-def _name(frontend: Frontend) -> str:
-    return f"{frontend.address}:{frontend.port}/{frontend.protocol}"

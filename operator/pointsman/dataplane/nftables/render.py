@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import socket
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from pointsman.dataplane.nftables import skeleton, structure
 from pointsman.dataplane.nftables.expressions import target
 from pointsman.dataplane.nftables.schema import SCHEMA
 from pointsman.dataplane.nftables.table import Table
-from pointsman.model.plan import IPV4, IPV6
+from pointsman.model.plan import FAMILIES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from pointsman.dataplane.nftables.layout import Schema
     from pointsman.dataplane.nftables.wire import Chain
     from pointsman.model.plan import Family, Plan
-
-_FAMILIES: Final[tuple[Family, ...]] = (IPV4, IPV6)
 
 
 class TextDraft:
@@ -63,7 +61,7 @@ def render(plan: Plan) -> str:
 
     The agent loads the same rules and elements, but only what differs from what the kernel holds.
     """
-    return "\n".join(_family_text(plan, family) for family in _FAMILIES)
+    return "\n".join(_family_text(plan, family) for family in FAMILIES)
 
 
 def _family_text(plan: Plan, family: Family) -> str:

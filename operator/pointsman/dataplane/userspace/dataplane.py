@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Final
 
+from pointsman.dataplane.adopting import adopt_families, name_of, part_of
 from pointsman.dataplane.ipvs.routes import LocalRoutes
 from pointsman.dataplane.nftables.fixed import FixedTable
 from pointsman.dataplane.nftables.layout import PLACES, address_text, frontend_of
@@ -17,7 +18,7 @@ from pointsman.dataplane.userspace.port import OWN_PRIORITY, Wish
 from pointsman.dataplane.userspace.proxy import Place, Proxy, Target
 from pointsman.dataplane.userspace.rules import PROXY_ADDRESSES, SCHEMA
 from pointsman.dataplane.userspace.table import Entry, Table, everybody, is_served
-from pointsman.model.plan import IPV4, IPV6, Backend, Delta, Frontend, NodeSettings, Plan
+from pointsman.model.plan import FAMILIES, IPV4, Backend, Delta, Frontend, NodeSettings, Plan
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -31,7 +32,6 @@ SCHEDULERS: Final = ("rr",)
 ROUTE_PROTOCOL: Final = 113
 """Whose the route to the proxy is (``ip route show table local proto 113``); 112 is that of the mode `ipvs`."""
 
-_FAMILIES: Final[tuple[Family, ...]] = (IPV4, IPV6)
 _NO_SCTP: Final = "mode userspace has no SCTP, as the proxy copies streams and datagrams; use another mode for it"
 
 
@@ -57,13 +57,13 @@ class UserspaceDataplane(PlainDataplane):
         self._clock = clock
         self._port = NftPort(SCHEMA.table)
         self._routes = LocalRoutes(ROUTE_PROTOCOL)
-        self._fixed = {family: FixedTable(SCHEMA, family, self._port) for family in _FAMILIES}
+        self._fixed = {family: FixedTable(SCHEMA, family, self._port) for family in FAMILIES}
         self._proxy = Proxy("userspace proxy", priority=OWN_PRIORITY)
         self._reset()
 
     def _reset(self) -> None:
         """Know nothing of what the kernel holds."""
-        self._tables = {family: Table(family) for family in _FAMILIES}
+        self._tables = {family: Table(family) for family in FAMILIES}
         self._settings: NodeSettings | None = None
         self._left_alone: set[Family] = set()
         self._next_check = 0.0
@@ -84,25 +84,11 @@ class UserspaceDataplane(PlainDataplane):
         self._port.listen()
         self._settings, self._disturbed, self._ends = plan.settings, False, None
         self._next_check = self._clock() + plan.settings.sync_period
-        refused: dict[str, str] = {}
-        errors: list[str] = []
-        added = removed = 0
         self._left_alone.clear()
-        for family in _FAMILIES:
-            answers = {frontend: answer for frontend, answer in plan.answers.items() if frontend.family == family}
-            try:
-                draft = self._adopt_family(family, answers, plan.settings, refused)
-            except (DataplaneError, OSError) as error:
-                if answers or family == IPV4:
-                    errors.append(str(error))
-                self._left_alone.add(family)
-                continue
-            added, removed = added + draft.added, removed + draft.removed
-        if errors:
-            raise DataplaneError("; ".join(errors))
+        written = adopt_families(plan, lambda family, answers: self._adopt_family(family, answers, plan.settings))
         self._close_unused()
         self._proxy.set_idle_timeout(plan.settings.userspace.udp_idle_timeout)
-        return Written(added, removed, refused)
+        return written
 
     def apply(self, delta: Delta) -> Written:
         """See `Dataplane.apply`."""
@@ -114,12 +100,12 @@ class UserspaceDataplane(PlainDataplane):
             return self.adopt(Plan({**answers, **delta.changed}, delta.settings))
         refused: dict[str, str] = {}
         added = removed = 0
-        for family in _FAMILIES:
-            changed = {frontend: answer for frontend, answer in delta.changed.items() if frontend.family == family}
-            if changed and family in self._left_alone:
+        for family in FAMILIES:
+            part = part_of(delta, family)
+            if part.changed and family in self._left_alone:
                 raise DataplaneError(f"adopt a plan before a delta of IPv{family} is applied")
-            entries: dict[Frontend, Entry | None] = {f: None for f in delta.removed if f.family == family}
-            entries |= self._entries(changed, {}, self._settings, refused)
+            entries: dict[Frontend, Entry | None] = dict.fromkeys(part.removed)
+            entries |= self._entries(part.changed, {}, self._settings, refused)
             known = self._tables[family].entries
             before = {target for f in entries if f in known for target in _targets(f, known[f])}
             draft = WireDraft(SCHEMA, family)
@@ -137,7 +123,7 @@ class UserspaceDataplane(PlainDataplane):
         """
         found: dict[Frontend, tuple[Backend, ...]] = {}
         own = self._proxy.endpoints()
-        for family in _FAMILIES:
+        for family in FAMILIES:
             if read_structure(self._port.wire, SCHEMA, family) is None:
                 continue
             for name, elements in read_held(self._port.wire, SCHEMA, family).items():
@@ -171,7 +157,7 @@ class UserspaceDataplane(PlainDataplane):
         if self._settings is not None and now >= self._next_check:
             self._next_check = now + self._settings.sync_period
             try:
-                self._disturbed = self._disturbed or any(not self._has_route(f) for f in _FAMILIES)
+                self._disturbed = self._disturbed or any(not self._has_route(f) for f in FAMILIES)
             except OSError as error:
                 raise DataplaneError(f"routes can't be read: {error}") from error
         if self._proxy.problem:
@@ -189,7 +175,7 @@ class UserspaceDataplane(PlainDataplane):
     def retire(self, limit: float) -> None:
         """See `Dataplane.retire`: nothing leads to the proxy any more; what came before goes on, at most `limit`."""
         self._settings = None
-        for family in _FAMILIES:
+        for family in FAMILIES:
             if family not in self._left_alone:
                 self._write_family(family, {}, NodeSettings())
         # Also connections that are under way now are let in, as the ports stay open.
@@ -210,7 +196,7 @@ class UserspaceDataplane(PlainDataplane):
             fixed.delete()
         self._proxy.stop()
         try:
-            for family in _FAMILIES:
+            for family in FAMILIES:
                 self._routes.change(family, (), self._routes.read(family))
         except OSError as error:
             raise DataplaneError(f"the proxy's route can't be removed: {error}") from error
@@ -222,14 +208,18 @@ class UserspaceDataplane(PlainDataplane):
         self._port.close()
         self._routes.close()
 
-    def _adopt_family(
-        self, family: Family, answers: Mapping[Frontend, Answer], settings: NodeSettings, refused: dict[str, str]
-    ) -> WireDraft:  # fmt: skip
-        if not self._has_route(family):
-            self._routes.change(family, [_route(family)], ())
-        found = self._fixed[family].look(drop_invalid=True)
-        entries = self._entries(answers, _ports_held(family, found.held), settings, refused)
-        return self._write_family(family, entries, settings, found.held)
+    def _adopt_family(self, family: Family, answers: Mapping[Frontend, Answer], settings: NodeSettings) -> Written:
+        refused: dict[str, str] = {}
+        try:
+            if not self._has_route(family):
+                self._routes.change(family, [_route(family)], ())
+            found = self._fixed[family].look(drop_invalid=True)
+            entries = self._entries(answers, _ports_held(family, found.held), settings, refused)
+            draft = self._write_family(family, entries, settings, found.held)
+        except (DataplaneError, OSError) as error:
+            self._left_alone.add(family)
+            raise DataplaneError(str(error)) from error
+        return Written(draft.added, draft.removed, refused)
 
     def _write_family(
         self,
@@ -317,11 +307,6 @@ def wishes_of(frontend: Frontend, answer: Answer) -> Iterator[tuple[Target, Wish
         yield Target(frontend), _wish(everybody(answer), answer)
     if answer.outside is not None and is_served(answer.pool):
         yield Target(frontend, inside=True), _wish(answer.pool, answer)
-
-
-def name_of(frontend: Frontend) -> str:
-    """Name a frontend for people."""
-    return f"{frontend.address}:{frontend.port}/{frontend.protocol}"
 
 
 def _targets(frontend: Frontend, entry: Entry) -> Iterator[Target]:

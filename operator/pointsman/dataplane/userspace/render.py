@@ -9,12 +9,11 @@ from pointsman.dataplane.userspace.dataplane import wishes_of
 from pointsman.dataplane.userspace.proxy import Target
 from pointsman.dataplane.userspace.rules import PROXY_ADDRESSES, SCHEMA
 from pointsman.dataplane.userspace.table import Entry, Table
-from pointsman.model.plan import IPV4, IPV6
+from pointsman.model.plan import FAMILIES
 
 if TYPE_CHECKING:
     from pointsman.model.plan import Family, Plan
 
-_FAMILIES: Final[tuple[Family, ...]] = (IPV4, IPV6)
 _FIRST_PORT: Final = 40001
 _LAST_PORT: Final = 65535
 _HEAD: Final = (
@@ -30,7 +29,7 @@ def render(plan: Plan) -> str:
     The proxy itself is a part of the agent, so that the script alone serves nothing.
     """
     head = "\n".join(_HEAD).format(addresses=" and ".join(PROXY_ADDRESSES.values()), first=_FIRST_PORT)
-    return "\n".join([head, *(_family_text(plan, family) for family in _FAMILIES)])
+    return "\n".join([head, *(_family_text(plan, family) for family in FAMILIES)])
 
 
 def _family_text(plan: Plan, family: Family) -> str:
