@@ -26,7 +26,7 @@ from pointsman.cli.loading import LoadError
 from pointsman.dataplane.nftables.readback import backends_held
 from pointsman.dataplane.nftables.table import Table
 from pointsman.dataplane.protocol import DataplaneError, Support
-from pointsman.dataplane.wanted import wanted
+from pointsman.dataplane.tracing.wanted import wanted
 from pointsman.model.comparison import Difference, Wanted, compare
 from pointsman.model.plan import NODE_PORT, Answer, Backend, Family, Frontend, IpvsSettings, NodeSettings, Plan, Pool
 from pointsman.policy.planner import Planner

@@ -82,7 +82,7 @@ def _compare(origin: Origin, node_name: str, config: Path | None, mode: str) -> 
 def _compare_kernel(live: Live, node_name: str) -> Comparison:
     from pointsman.cli.diff_text import Comparison, counted  # noqa: PLC0415 (as above)
     from pointsman.dataplane.node_addresses import device_addresses  # noqa: PLC0415 (as above)
-    from pointsman.dataplane.wanted import wanted  # noqa: PLC0415 (as above)
+    from pointsman.dataplane.tracing.wanted import wanted  # noqa: PLC0415 (as above)
     from pointsman.model.comparison import compare  # noqa: PLC0415 (as above)
 
     want = wanted(live.mode, live.planner.plan, device_addresses())

@@ -11,7 +11,7 @@ from pointsman.dataplane.protocol import ServerTraffic, Traffic
 from pointsman.dataplane.tracing.ipvs_connections import read_connections
 from pointsman.dataplane.tracing.raw import raw
 from pointsman.dataplane.tracing.tracked import read_tracked
-from pointsman.dataplane.wanted import wanted
+from pointsman.dataplane.tracing.wanted import wanted
 from pointsman.model.address import family_of
 from pointsman.model.comparison import Wanted, compare
 from pointsman.model.plan import NODE_PORT, Backend, Frontend

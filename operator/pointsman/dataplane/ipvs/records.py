@@ -30,7 +30,7 @@ def records_of(family: Family, held: Mapping[str, Elements]) -> dict[ServerKey, 
     """Return the virtual servers that are ours (some may not be there), with the frontend that each serves."""
     found: dict[ServerKey, Frontend] = {}
     for key in held["frontends"]:
-        if frontend := frontend_in(family, key):
+        if frontend := frontend_in(family, "", key):
             found[key_of(frontend)] = frontend
     for frontend, mark in marks_of(family, held).items():
         found[ServerKey(family, "", "tcp", 0, mark)] = frontend
@@ -39,7 +39,9 @@ def records_of(family: Family, held: Mapping[str, Elements]) -> dict[ServerKey, 
 
 def marks_of(family: Family, held: Mapping[str, Elements]) -> dict[Frontend, int]:
     """Return the firewall marks that are ours."""
-    pairs = ((frontend_in(family, key), int.from_bytes(value, sys.byteorder)) for key, value in held["marks"].items())
+    pairs = (
+        (frontend_in(family, "", key), int.from_bytes(value, sys.byteorder)) for key, value in held["marks"].items()
+    )
     return {frontend: mark for frontend, mark in pairs if frontend and FIRST_MARK <= mark < FIRST_MARK + MARKS}
 
 

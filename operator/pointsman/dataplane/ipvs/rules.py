@@ -14,6 +14,8 @@ from pointsman.dataplane.nftables.layout import (
     Chains,
     Layout,
     Schema,
+    address_type,
+    frontend_types,
     network_layouts,
     source_ranges_layout,
 )
@@ -55,8 +57,7 @@ def networks_of(settings: NodeSettings) -> dict[str, tuple[str, ...]]:
 
 
 def _layouts(family: Family) -> dict[str, Layout]:
-    address: FieldType = "ipv4_addr" if family == IPV4 else "ipv6_addr"
-    key: tuple[FieldType, ...] = (address, "inet_proto", "inet_service")
+    address, key = address_type(family), frontend_types(family, "")
     frontend = " . ".join(key)
     found = [
         *(Layout(name, f"type {frontend}", key) for name in _FRONTEND_SETS),

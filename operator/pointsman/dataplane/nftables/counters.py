@@ -13,17 +13,15 @@ for those that have counted since. Measured on two cores: 40 ms at 10,000 Servic
 
 from __future__ import annotations
 
-import socket
 import struct
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from pointsman.dataplane.netlink import attributes, string
-from pointsman.dataplane.nftables.layout import PLACES, Layout, frontend_of
+from pointsman.dataplane.nftables.layout import PLACES, Layout, endpoint_of, frontend_of
 from pointsman.dataplane.nftables.wire import GETSETELEM, af
 from pointsman.dataplane.protocol import ServerTraffic, Traffic
-from pointsman.model.plan import IPV4
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -173,7 +171,7 @@ class Counters:
             self._found.pop(frontend, None)
         else:
             servers = {
-                _server(self._family, value): ServerTraffic(tally.connections, tally.slots)
+                endpoint_of(self._family, value): ServerTraffic(tally.connections, tally.slots)
                 for value, tally in tallies.items()
                 if value
             }
@@ -267,8 +265,3 @@ def _place_of_packets(element: bytes) -> int | None:
             return None
         place, end = place + _HEADER.size, place + length
     return place
-
-
-def _server(family: Family, value: bytes) -> tuple[str, int]:
-    version, size = (socket.AF_INET, 4) if family == IPV4 else (socket.AF_INET6, 16)
-    return socket.inet_ntop(version, value[:size]), int.from_bytes(value[size : size + 2], "big")

@@ -254,9 +254,25 @@ def number(value: int) -> bytes:
     return _SLOT.pack(value)
 
 
+def endpoint_of(family: Family, value: bytes) -> tuple[str, int]:
+    """Read address and port from what `endpoint_value` made."""
+    size = 4 if family == IPV4 else 16
+    return address_text(family, value[:size]), int.from_bytes(value[size : size + 2], "big")
+
+
+def address_type(family: Family) -> FieldType:
+    """Return the type of an address."""
+    return "ipv4_addr" if family == IPV4 else "ipv6_addr"
+
+
+def frontend_types(family: Family, place: Place) -> tuple[FieldType, ...]:
+    """Return the types of what `frontend_key` makes."""
+    return ("inet_proto", "inet_service") if place else (address_type(family), "inet_proto", "inet_service")
+
+
 def _family_layouts(family: Family) -> dict[str, Layout]:
-    address: FieldType = "ipv4_addr" if family == IPV4 else "ipv6_addr"
-    found = [layout for place in PLACES for layout in _frontend_layouts(place, address)]
+    address = address_type(family)
+    found = [layout for place in PLACES for layout in _frontend_layouts(family, place)]
     found += [
         Layout("hairpin", f"type {address} . {address}", (address, address)),
         Layout("cluster-ips", f"type {address}", (address,)),
@@ -268,10 +284,8 @@ def _family_layouts(family: Family) -> dict[str, Layout]:
     return {layout.name: layout for layout in found}
 
 
-def _frontend_layouts(place: Place, address: FieldType) -> Iterator[Layout]:
-    key: tuple[FieldType, ...] = ("inet_proto", "inet_service")
-    if not place:
-        key = (address, *key)
+def _frontend_layouts(family: Family, place: Place) -> Iterator[Layout]:
+    address, key = address_type(family), frontend_types(family, place)
     frontend = " . ".join(key)
     for name, counter in (("services", "; counter"), ("inside", ""), ("outside", "")):
         yield Layout(f"{place}{name}", f"type {frontend} : classid{counter}", key, ("classid",))
@@ -312,13 +326,15 @@ def frontend_of(family: Family, set_name: str, key: bytes) -> Frontend | None:
     if layout is None or "inet_service" not in layout.key or set_name == "affinity":
         return None
     if layout.key[0] == "inet_proto":
+        return frontend_in(family, "node-port-", key)
+    return frontend_in(family, "", key)
+
+
+def frontend_in(family: Family, place: Place, key: bytes) -> Frontend | None:
+    """Read the frontend with which a key begins (see `frontend_key`); None for a protocol that is none of ours."""
+    if place:
         return _frontend(family, NODE_PORT, key)
-    return frontend_in(family, key)
-
-
-def frontend_in(family: Family, key: bytes) -> Frontend | None:
-    """Read the frontend with which a key begins: address, protocol, port; None for a protocol that is none of ours."""
-    kind: FieldType = "ipv4_addr" if family == IPV4 else "ipv6_addr"
+    kind = address_type(family)
     size = _SIZES.get(kind, 4)
     return _frontend(family, _text(kind, key[:size]), key[size:])
 

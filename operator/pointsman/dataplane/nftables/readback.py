@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import socket
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING
 
-from pointsman.dataplane.nftables.layout import PLACES, frontend_of
+from pointsman.dataplane.nftables.layout import PLACES, endpoint_of, frontend_of
 from pointsman.dataplane.nftables.wire import read_elements
-from pointsman.model.plan import IPV4, Backend, Frontend
+from pointsman.model.plan import Backend, Frontend
 
 if TYPE_CHECKING:
     from pointsman.dataplane.netlink import NftSocket
@@ -48,5 +47,4 @@ def backends_held(family: Family, held: Held) -> dict[Frontend, tuple[Backend, .
 
 
 def _backend(family: Family, value: bytes, slots: int) -> Backend:
-    af, size = (socket.AF_INET, 4) if family == IPV4 else (socket.AF_INET6, 16)
-    return Backend(socket.inet_ntop(af, value[:size]), int.from_bytes(value[size : size + 2], "big"), slots)
+    return Backend(*endpoint_of(family, value), slots)

@@ -15,7 +15,7 @@ from pointsman.dataplane.ipvs.objects import real_line, server_line
 from pointsman.dataplane.ipvs.records import records_of
 from pointsman.dataplane.ipvs.rules import SCHEMA as IPVS_SCHEMA
 from pointsman.dataplane.netlink import NftSocket
-from pointsman.dataplane.nftables.layout import frontend_in, frontend_of
+from pointsman.dataplane.nftables.layout import frontend_in
 from pointsman.dataplane.nftables.readback import read_held
 from pointsman.dataplane.nftables.schema import SCHEMA as NFTABLES_SCHEMA
 from pointsman.dataplane.nftables.skeleton import ip_of
@@ -81,9 +81,9 @@ def _elements(schema: Schema, family: Family, frontends: Collection[Frontend]) -
 def _owner(layout: Layout, family: Family) -> Callable[[bytes], Frontend | None] | None:
     """Return what tells the frontend with which a key begins; None for a set whose keys begin otherwise."""
     if layout.key[1:3] == ("inet_proto", "inet_service"):
-        return lambda key: frontend_in(family, key)
+        return lambda key: frontend_in(family, "", key)
     if layout.key[:2] == ("inet_proto", "inet_service"):
-        return lambda key: frontend_of(family, layout.name, key)
+        return lambda key: frontend_in(family, "node-port-", key)
     return None
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from typing import TYPE_CHECKING, Final
 
 from pointsman.dataplane.adopting import adopt_families, name_of, part_of
 from pointsman.dataplane.ipvs.routes import LocalRoutes
 from pointsman.dataplane.nftables.fixed import FixedTable
-from pointsman.dataplane.nftables.layout import PLACES, address_text, frontend_of
 from pointsman.dataplane.nftables.port import NftPort
 from pointsman.dataplane.nftables.readback import read_held
 from pointsman.dataplane.nftables.structure import read_structure
@@ -16,6 +16,7 @@ from pointsman.dataplane.nftables.wire import WireDraft, first_told
 from pointsman.dataplane.protocol import DataplaneError, PlainDataplane, ServerTraffic, Support, Traffic, Written
 from pointsman.dataplane.userspace.port import OWN_PRIORITY, Wish
 from pointsman.dataplane.userspace.proxy import Place, Proxy, Target
+from pointsman.dataplane.userspace.reading import frontends_held, ports_held
 from pointsman.dataplane.userspace.rules import PROXY_ADDRESSES, SCHEMA
 from pointsman.dataplane.userspace.table import Entry, Table, everybody, is_served
 from pointsman.model.plan import FAMILIES, IPV4, Backend, Delta, Frontend, NodeSettings, Plan
@@ -121,22 +122,15 @@ class UserspaceDataplane(PlainDataplane):
         The kernel knows a frontend's port alone. Who answers there, this proxy knows of its own ports, and nobody of
         those of another process.
         """
-        found: dict[Frontend, tuple[Backend, ...]] = {}
+        found: defaultdict[Frontend, set[Backend]] = defaultdict(set)
         own = self._proxy.endpoints()
         for family in FAMILIES:
             if read_structure(self._port.wire, SCHEMA, family) is None:
                 continue
-            for name, elements in read_held(self._port.wire, SCHEMA, family).items():
-                kind = name.removeprefix("node-port-")
-                if kind.removesuffix("-inside") not in {"ports", "refused", "dropped"}:
-                    continue
-                for key, value in elements.items():
-                    frontend = _frontend_of(family, name, key)
-                    known: tuple[Backend, ...] = ()
-                    if kind.startswith("ports") and _endpoint(family, value) in own:
-                        known = self._backends(frontend, inside=name.endswith("-inside"))
-                    found[frontend] = tuple(sorted({*found.get(frontend, ()), *known}))
-        return found
+            for led in frontends_held(family, read_held(self._port.wire, SCHEMA, family)):
+                known = self._backends(led.target.frontend, inside=led.target.inside) if led.to in own else ()
+                found[led.target.frontend].update(known)
+        return {frontend: tuple(sorted(backends)) for frontend, backends in found.items()}
 
     def disturbed(self) -> bool:
         """See `Dataplane.disturbed`."""
@@ -214,7 +208,7 @@ class UserspaceDataplane(PlainDataplane):
             if not self._has_route(family):
                 self._routes.change(family, [_route(family)], ())
             found = self._fixed[family].look(drop_invalid=True)
-            entries = self._entries(answers, _ports_held(family, found.held), settings, refused)
+            entries = self._entries(answers, ports_held(family, found.held), settings, refused)
             draft = self._write_family(family, entries, settings, found.held)
         except (DataplaneError, OSError) as error:
             self._left_alone.add(family)
@@ -319,30 +313,6 @@ def _wish(pool: Pool, answer: Answer) -> Wish:
 
 def _route(family: Family) -> str:
     return f"{PROXY_ADDRESSES[family]}/{32 if family == IPV4 else 128}"
-
-
-def _frontend_of(family: Family, name: str, key: bytes) -> Frontend:
-    # Sets of the mode nftables that have the same keys.
-    found = frontend_of(family, "node-port-services" if name.startswith(PLACES[1]) else "services", key)
-    return found or Frontend(family, "", "tcp", 0)
-
-
-def _endpoint(family: Family, value: bytes) -> tuple[str, int]:
-    size = 4 if family == IPV4 else 16
-    return address_text(family, value[:size]), int.from_bytes(value[size : size + 2], "big")
-
-
-def _ports_held(family: Family, held: Mapping[str, Elements]) -> dict[Target, int]:
-    """Return the ports that elements lead to."""
-    found: dict[Target, int] = {}
-    for place in PLACES:
-        for view in ("", "-inside"):
-            name = f"{place}ports{view}"
-            for key, value in held[name].items():
-                address, port = _endpoint(family, value)
-                if address == PROXY_ADDRESSES[family]:
-                    found[Target(_frontend_of(family, name, key), inside=bool(view))] = port
-    return found
 
 
 def _traffic(frontend: Frontend, answer: Answer, tallies: Mapping[Target, Tally]) -> Traffic:

@@ -13,6 +13,8 @@ from pointsman.dataplane.nftables.layout import (
     Chains,
     Layout,
     Schema,
+    address_type,
+    frontend_types,
     network_layouts,
     source_ranges_layout,
 )
@@ -23,7 +25,7 @@ from pointsman.model.plan import IPV4, IPV6
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from pointsman.dataplane.nftables.layout import FieldType, Place
+    from pointsman.dataplane.nftables.layout import Place
     from pointsman.model.plan import Family, NodeSettings
 
 TABLE: Final = "pointsman-userspace"
@@ -48,11 +50,11 @@ def networks_of(settings: NodeSettings) -> dict[str, tuple[str, ...]]:
 
 
 def _layouts(family: Family) -> dict[str, Layout]:
-    address: FieldType = "ipv4_addr" if family == IPV4 else "ipv6_addr"
-    found = [layout for place in PLACES for layout in _frontend_layouts(place, address)]
+    address, key = address_type(family), frontend_types(family, "")
+    found = [layout for place in PLACES for layout in _frontend_layouts(family, place)]
     found += [
         Layout("cluster-ips", f"type {address}", (address,)),
-        Layout("guarded", f"type {address} . inet_proto . inet_service", (address, "inet_proto", "inet_service")),
+        Layout("guarded", f"type {' . '.join(key)}", key),
         source_ranges_layout(address),
         *network_layouts(address, *_NETWORKS),
         STRUCTURE,
@@ -60,10 +62,8 @@ def _layouts(family: Family) -> dict[str, Layout]:
     return {layout.name: layout for layout in found}
 
 
-def _frontend_layouts(place: Place, address: FieldType) -> Iterator[Layout]:
-    key: tuple[FieldType, ...] = ("inet_proto", "inet_service")
-    if not place:
-        key = (address, *key)
+def _frontend_layouts(family: Family, place: Place) -> Iterator[Layout]:
+    address, key = address_type(family), frontend_types(family, place)
     frontend = " . ".join(key)
     for name in ("split", "refused", "dropped", "refused-inside", "dropped-inside"):
         yield Layout(f"{place}{name}", f"type {frontend}", key)
