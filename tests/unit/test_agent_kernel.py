@@ -54,5 +54,19 @@ def test_traces_of_ipvs_are_its_module_or_its_table(
 
 def test_traces_of_iptables_are_its_hint(monkeypatch: pytest.MonkeyPatch) -> None:
     for expected in (True, False):
-        monkeypatch.setattr("pointsman.dataplane.iptables.dataplane.has_traces", lambda found=expected: found)
+        monkeypatch.setattr("pointsman.dataplane.iptables.dataplane.has_traces", lambda _root, found=expected: found)
         assert real_kernel().traces("iptables") is expected
+
+
+def test_loopback_that_an_agent_had_routed_is_a_trace_of_iptables(root: Path) -> None:
+    file = root / "net/ipv4/conf/all/route_localnet"
+    file.parent.mkdir(parents=True)
+    file.write_text("0\n")
+    config = NodeConfiguration.model_validate({"iptables": {"localhostNodePorts": True}})
+    real_kernel(root).sysctls(config, frozenset({4}), "nftables")
+    assert file.read_text() == "0\n"
+    real_kernel(root).sysctls(config, frozenset({4}), "iptables")
+    assert file.read_text() != "0\n"
+    assert real_kernel(root).traces("iptables")
+    real_kernel(root).sysctls(NodeConfiguration(), frozenset({4}), "iptables")
+    assert file.read_text() == "0\n"

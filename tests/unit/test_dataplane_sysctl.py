@@ -8,8 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from pointsman.api.proxyconfig import Conntrack, Iptables, Ipvs
-from pointsman.dataplane.sysctl import apply_conntrack, apply_iptables, apply_ipvs, check_forwarding
+from pointsman.api.proxyconfig import Conntrack, Ipvs
+from pointsman.dataplane.sysctl import (
+    apply_conntrack,
+    apply_iptables,
+    apply_ipvs,
+    check_forwarding,
+    routes_loopback,
+    routes_loopback_for_us,
+)
 
 KERNEL = {
     "max": 65536,
@@ -226,16 +233,40 @@ def test_another_refusal_for_ipvs_says_where_to_look(ipvs: Path, monkeypatch: py
     assert found[0].remedy == "see why `sysctl -w net.ipv4.vs.conntrack=1` fails on the node"
 
 
-def test_loopback_is_routed_where_node_ports_are_asked_for_there(tmp_path: Path) -> None:
+@pytest.fixture
+def route_localnet(tmp_path: Path) -> Path:
     parameter = tmp_path / "net/ipv4/conf/all/route_localnet"
     parameter.parent.mkdir(parents=True)
     parameter.write_text("0\n")
-    assert apply_iptables(Iptables(), tmp_path) == ()
-    assert parameter.read_text() == "0\n"
-    assert apply_iptables(Iptables(localhost_node_ports=True), tmp_path) == ()
-    assert parameter.read_text() == "1\n"
-    parameter.unlink()
-    parameter.parent.rmdir()
-    (problem,) = apply_iptables(Iptables(localhost_node_ports=True), tmp_path)
+    return parameter
+
+
+def test_loopback_is_routed_as_long_as_it_is_wanted(tmp_path: Path, route_localnet: Path) -> None:
+    assert apply_iptables(tmp_path, with_loopback=False) == ()
+    assert route_localnet.read_text() == "0\n"
+    assert not routes_loopback(tmp_path)
+    for _ in range(2):
+        assert apply_iptables(tmp_path, with_loopback=True) == ()
+        assert route_localnet.read_text() == "2\n"
+        assert routes_loopback(tmp_path)
+        assert routes_loopback_for_us(tmp_path)
+    for _ in range(2):
+        assert apply_iptables(tmp_path, with_loopback=False) == ()
+        assert route_localnet.read_text() == "0\n"
+
+
+def test_loopback_that_another_program_has_routed_stays_so(tmp_path: Path, route_localnet: Path) -> None:
+    route_localnet.write_text("1\n")
+    for wanted in (True, False):
+        assert apply_iptables(tmp_path, with_loopback=wanted) == ()
+        assert route_localnet.read_text() == "1\n"
+        assert (routes_loopback(tmp_path), routes_loopback_for_us(tmp_path)) == (True, False)
+
+
+def test_loopback_that_cannot_be_routed_is_told(tmp_path: Path, route_localnet: Path) -> None:
+    route_localnet.unlink()
+    route_localnet.parent.rmdir()
+    assert apply_iptables(tmp_path, with_loopback=False) == ()
+    (problem,) = apply_iptables(tmp_path, with_loopback=True)
     assert problem.field == "spec.iptables.localhostNodePorts"
     assert "route_localnet" in problem.message

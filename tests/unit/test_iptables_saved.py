@@ -117,6 +117,10 @@ def test_what_removes_a_listing_takes_its_hint_last() -> None:
     # On a node with a kubelet, KUBE-FIREWALL is the kubelet's.
     kubelets = "*mangle\n:KUBE-KUBELET-CANARY - [0:0]\nCOMMIT\n" + ours_alone
     assert "KUBE-FIREWALL" not in removal(kubelets, 500)[0]
+    # So is one that guards loopback, which somebody has routed.
+    text = removal(ours_alone, 500, {"KUBE-FIREWALL"})[0]
+    assert "KUBE-FIREWALL" not in text
+    assert "-X POINTSMAN-HINT" in text
     # The hint stays as long as something else has to.
     theirs = ours_alone.replace("-j KUBE-SVC-A\nCOMMIT", "-j KUBE-SVC-A\n-A THEIRS -j KUBE-SVC-A\nCOMMIT")
     text, strangers = removal(theirs, 500)

@@ -168,3 +168,29 @@ def test_loopback_is_not_served_in_mode_ipvs() -> None:
         spec, ADDRESSES, configured_by="ProxyConfig c", node_name="n", node_ports=False, mode="ipvs"
     )
     assert "not served in mode ipvs" in found.message
+
+
+@pytest.mark.parametrize(
+    ("addresses", "opted_in", "field"),
+    [
+        (None, False, None),
+        (None, True, None),
+        (["primary"], False, None),
+        (["primary", "localhost"], False, "spec.nodePortAddresses"),
+        (["primary", "localhost"], True, None),
+        (["0.0.0.0/0"], True, None),
+        (["127.0.0.1/32"], True, None),
+        (["primary"], True, "spec.iptables.localhostNodePorts"),
+        (["10.0.0.0/8", "::/0"], True, "spec.iptables.localhostNodePorts"),
+    ],
+)
+def test_loopback_in_mode_iptables_takes_both_fields(
+    addresses: list[str] | None, opted_in: bool, field: str | None  # noqa: FBT001 (of the table)
+) -> None:  # fmt: skip
+    spec = _spec(mode="iptables", nodePortAddresses=addresses, iptables={"localhostNodePorts": opted_in})
+    problems = settings_problems(
+        spec, ADDRESSES, configured_by="ProxyConfig c", node_name="n", node_ports=False, mode="iptables"
+    )
+    assert [problem.field for problem in problems] == ([field] if field else [])
+    served = node_settings(spec, NODE, ADDRESSES, [], mode="iptables").iptables.localhost_node_ports
+    assert served is (opted_in and field is None)

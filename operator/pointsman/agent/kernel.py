@@ -13,6 +13,7 @@ from pointsman.dataplane.conntrack import Conntrack
 from pointsman.dataplane.nftables import NftablesDataplane
 from pointsman.dataplane.nftables.presence import has_table
 from pointsman.dataplane.sysctl import SYSCTL_ROOT, apply_conntrack, apply_iptables, apply_ipvs, check_forwarding
+from pointsman.policy.settings import routes_loopback
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -45,7 +46,7 @@ def real_kernel(
     def open_iptables() -> Dataplane:
         from pointsman.dataplane.iptables import IptablesDataplane  # noqa: PLC0415 (as above)
 
-        return IptablesDataplane(time.monotonic)
+        return IptablesDataplane(time.monotonic, sysctl_root=sysctl_root)
 
     def open_nftables() -> Dataplane:
         from pointsman.dataplane.userspace.loopback import WithLoopback  # noqa: PLC0415 (as above)
@@ -61,7 +62,8 @@ def real_kernel(
         config: NodeConfiguration, families: frozenset[Family], mode: Mode
     ) -> tuple[Problem, ...]:  # fmt: skip
         for_ipvs = apply_ipvs(config.ipvs, sysctl_root, platform.release()) if mode == "ipvs" else ()
-        for_iptables = apply_iptables(config.iptables, sysctl_root) if mode == "iptables" else ()
+        loopback = routes_loopback(config, mode)
+        for_iptables = apply_iptables(sysctl_root, with_loopback=loopback) if mode == "iptables" else ()
         return (
             *apply_conntrack(config.conntrack, sysctl_root),
             *for_ipvs,
@@ -79,16 +81,16 @@ def real_kernel(
         },
         conntrack=Conntrack,
         sysctls=set_sysctls,
-        traces=_may_have_traces,
+        traces=lambda mode: _may_have_traces(mode, sysctl_root),
     )
 
 
-def _may_have_traces(mode: Mode) -> bool:
+def _may_have_traces(mode: Mode, sysctl_root: Path) -> bool:
     """Tell cheaply whether a mode may have left something; `leftovers.held_by` looks thoroughly, and names it."""
     if mode == "iptables":
         from pointsman.dataplane.iptables.dataplane import has_traces  # noqa: PLC0415 (as above)
 
-        return has_traces()
+        return has_traces(sysctl_root)
     if mode == "userspace":
         return has_table("pointsman-userspace")
     # The table outlives the kernel module ip_vs.

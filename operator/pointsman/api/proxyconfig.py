@@ -95,9 +95,10 @@ class Iptables(Part):
     on the node uses."""
 
     localhost_node_ports: bool = False
-    """Let node ports answer on 127.0.0.1 too. It needs the sysctl `route_localnet=1`, with which neighbours on the
-    network can send packets to what listens on loopback alone, so that it has to be asked for; kube-proxy's default is
-    true. IPv4 only."""
+    """Let node ports answer on 127.0.0.1 too, where `nodePortAddresses` takes that in, as its default does here. It
+    needs the sysctl `route_localnet`, with which neighbours on the network can send packets to what listens on loopback
+    alone, but for a rule of the agent, so that it has to be asked for; kube-proxy's default is true. IPv4 only. The
+    agent sets the sysctl back when nothing asks for it any more, and connections to 127.0.0.1 end then."""
 
 
 class Userspace(Part):

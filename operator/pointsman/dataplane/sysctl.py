@@ -19,7 +19,7 @@ from pointsman.model.problems import Problem
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
 
-    from pointsman.api.proxyconfig import Conntrack, Iptables, Ipvs
+    from pointsman.api.proxyconfig import Conntrack, Ipvs
     from pointsman.model.plan import Family
 
 SYSCTL_ROOT: Final = Path("/proc/sys")
@@ -27,7 +27,11 @@ SYSCTL_ROOT: Final = Path("/proc/sys")
 _PREFIX: Final = "net.netfilter.nf_conntrack_"
 _ENTRIES_FOR_EACH_BUCKET: Final = 4  # the kernel's own measure (nf_conntrack_init_start), and kube-proxy's
 _FORWARDING: Final[Mapping[Family, str]] = {4: "net.ipv4.ip_forward", 6: "net.ipv6.conf.all.forwarding"}
-_LOCALNET: Final = "net.ipv4.conf.all.route_localnet"
+LOCALNET: Final = "net.ipv4.conf.all.route_localnet"
+_ROUTED_BY_US: Final = 2
+"""What is written to have loopback routed: the kernel only asks whether it is 0 (``IN_DEV_ROUTE_LOCALNET`` in
+include/linux/inetdevice.h), and others write 1. So the value tells, to an agent that comes later as well, who did it.
+"""
 _MODULE_REMEDY: Final = "load the kernel module nf_conntrack, or take the field out of the ProxyConfig"
 _IPVS: Final = "net.ipv4.vs"
 _REUSE_SINCE: Final = (4, 1)
@@ -80,23 +84,36 @@ def apply_ipvs(settings: Ipvs, root: Path, kernel_release: str) -> tuple[Problem
     return (_without_ipvs(root), *(problem for problem in problems if _IPVS not in problem.message))
 
 
-def apply_iptables(settings: Iptables, root: Path = SYSCTL_ROOT) -> tuple[Problem, ...]:
-    """Let node ports answer on loopback in the mode `iptables`, where that is asked for.
+def apply_iptables(root: Path = SYSCTL_ROOT, *, with_loopback: bool) -> tuple[Problem, ...]:
+    """Let node ports answer on loopback in the mode `iptables`, or not any more.
 
-    It takes ``route_localnet``, as in kube-proxy (``NewProxier`` in ``pkg/proxy/iptables/proxier.go``). It is never
-    taken back: another program on the node may need it, too.
+    It takes ``route_localnet``, as in kube-proxy (``NewProxier`` in ``pkg/proxy/iptables/proxier.go``), with which
+    neighbours on the network reach what listens on loopback alone, unless a rule keeps them out
+    (kubernetes/kubernetes#90259). So that rule has to be there before. What another program switched on is left alone.
 
     Args:
-        settings: `spec.iptables` of the node's ProxyConfig.
         root: where the kernel's parameters are.
+        with_loopback: node ports shall answer there.
 
     Returns:
         A problem when it could not be set. Nothing is raised.
     """
-    if not settings.localhost_node_ports:
-        return ()
-    problem = _set(root, "spec.iptables.localhostNodePorts", _LOCALNET, 1)
+    field = "spec.iptables.localhostNodePorts"
+    if with_loopback:
+        problem = None if routes_loopback(root) else _set(root, field, LOCALNET, _ROUTED_BY_US)
+    else:
+        problem = _set(root, field, LOCALNET, 0) if routes_loopback_for_us(root) else None
     return () if problem is None else (problem,)
+
+
+def routes_loopback(root: Path = SYSCTL_ROOT) -> bool:
+    """Tell whether packets from and to loopback addresses may leave and enter this node, whoever wants it so."""
+    return bool(_read(root, LOCALNET))
+
+
+def routes_loopback_for_us(root: Path = SYSCTL_ROOT) -> bool:
+    """Tell whether they may because `apply_iptables` made it so, by this agent or an earlier one."""
+    return _read(root, LOCALNET) == _ROUTED_BY_US
 
 
 def check_forwarding(families: Collection[Family] = (4, 6), root: Path = SYSCTL_ROOT) -> tuple[Problem, ...]:

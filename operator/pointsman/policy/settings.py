@@ -20,11 +20,14 @@ if TYPE_CHECKING:
 
 _EVERYWHERE: Final = ("0.0.0.0/0", "::/0")
 _LOOPBACK: Final = ("127.0.0.0/8", "::1/128")
+_ROUTED_LOOPBACK: Final = "iptables"
+"""The mode in which loopback has to be routed for node ports; IPv4 alone can be."""
 _PROXIED_LOOPBACK: Final = ("nftables", "userspace")
 """Modes in which node ports answer on loopback through the userspace proxy, so that no network stands for them."""
 _WITHOUT_LOOPBACK: Final = ("ipvs",)
 """Modes without node ports on loopback; in kube-proxy it is the same (`pkg/proxy/ipvs/README.md`)."""
 _FIELD: Final = "spec.nodePortAddresses"
+_OPT_IN: Final = "spec.iptables.localhostNodePorts"
 
 
 def node_settings(
@@ -58,7 +61,7 @@ def node_settings(
         drain_timeout=config.drain_timeout,
         localhost_node_ports=mode in _PROXIED_LOOPBACK and "localhost" in config.node_port_addresses_in(mode),
         ipvs=_ipvs(config),
-        iptables=IptablesSettings(config.iptables.masquerade_bit, config.iptables.localhost_node_ports),
+        iptables=IptablesSettings(config.iptables.masquerade_bit, routes_loopback(config, mode)),
         userspace=UserspaceSettings(config.userspace.udp_idle_timeout),
     )
 
@@ -88,17 +91,7 @@ def settings_problems(
     problems = _mode_problems(config, configured_by, mode)
     there = schedulers_of(mode) if schedulers is None else schedulers
     problems += _scheduler_problems(config, configured_by, mode, there)
-    if "localhost" in wanted and mode in _WITHOUT_LOOPBACK:
-        problems.append(
-            Problem(
-                source="",
-                object=configured_by,
-                field=_FIELD,
-                message=f'"localhost": node ports on loopback are not served in mode {mode}',
-                remedy="connect to an address of the node",
-                dropped="this entry",
-            )
-        )
+    problems += _loopback_problems(config, configured_by, mode)
     if "primary" in wanted and node_ports and not addresses:
         problems.append(
             Problem(
@@ -113,12 +106,53 @@ def settings_problems(
     return problems
 
 
+def routes_loopback(config: NodeConfiguration, mode: Mode) -> bool:
+    """Tell whether loopback has to be routed for node ports, so that they answer on 127.0.0.1.
+
+    That weakens the node, so `localhost` in `nodePortAddresses`, which is harmless in other modes, does not do.
+    kube-proxy wants both as well (``NewProxier`` in ``pkg/proxy/iptables/proxier.go``).
+    """
+    wanted = config.node_port_addresses_in(mode)
+    return mode == _ROUTED_LOOPBACK and config.iptables.localhost_node_ports and any(map(_has_loopback, wanted))
+
+
 def primary_addresses(addresses: Iterable[str]) -> tuple[str, ...]:
     """Return the first address of each family, as kube-proxy understands ``primary`` (KEP-3866)."""
     first: dict[int, str] = {}
     for address in addresses:
         first.setdefault(family_of(address), address)
     return tuple(first.values())
+
+
+def _loopback_problems(config: NodeConfiguration, configured_by: str, mode: Mode) -> list[Problem]:
+    """Tell of node ports that are asked for on loopback, and do not answer there."""
+
+    def problem(field: str, message: str, remedy: str, dropped: str) -> list[Problem]:
+        return [Problem("", configured_by, field, message, remedy=remedy, dropped=dropped)]
+
+    wanted = config.node_port_addresses_in(mode)
+    if "localhost" in wanted and mode in _WITHOUT_LOOPBACK:
+        message = f'"localhost": node ports on loopback are not served in mode {mode}'
+        return problem(_FIELD, message, "connect to an address of the node", "this entry")
+    if mode != _ROUTED_LOOPBACK:
+        return []
+    if "localhost" in wanted and not config.iptables.localhost_node_ports:
+        message = f'"localhost": node ports on loopback are not served in mode {mode} without {_OPT_IN}'
+        return problem(_FIELD, message, f"set {_OPT_IN}: true, or connect to an address of the node", "this entry")
+    if config.iptables.localhost_node_ports and not any(map(_has_loopback, wanted)):
+        message = f"node ports do not answer on 127.0.0.1, as {_FIELD} leaves it out"
+        return problem(_OPT_IN, message, f'add "localhost" to {_FIELD}, or take this field out', "this setting")
+    return []
+
+
+def _has_loopback(entry: str) -> bool:
+    """Tell whether an entry of `nodePortAddresses` takes in 127.0.0.1, or a neighbour of it."""
+    if entry in {"all", "localhost"}:
+        return True
+    if entry == "primary":
+        return False
+    network = ipaddress.ip_network(entry)
+    return network.version == IPV4 and network.overlaps(ipaddress.ip_network(_LOOPBACK[0]))
 
 
 def _mode_problems(config: NodeConfiguration, configured_by: str, mode: Mode) -> list[Problem]:

@@ -10,7 +10,8 @@ import msgspec
 
 from pointsman.dataplane.adopting import MOST_QUARANTINED, adopt_families, name_of, part_of, set_aside
 from pointsman.dataplane.iptables import probing
-from pointsman.dataplane.iptables.names import NAT
+from pointsman.dataplane.iptables.fixed import guards_loopback
+from pointsman.dataplane.iptables.names import NAT, SHARED
 from pointsman.dataplane.iptables.pieces import SIZE, STEPS, cut, declare, keep, whole, without_jumps
 from pointsman.dataplane.iptables.removal import HINT, has_hint, is_ours, removal
 from pointsman.dataplane.iptables.ruleset import Ruleset
@@ -20,10 +21,12 @@ from pointsman.dataplane.iptables.variant import VARIANTS
 from pointsman.dataplane.iptables.watch import LegacyWatch, NftWatch
 from pointsman.dataplane.nftables.presence import has_chain
 from pointsman.dataplane.protocol import DataplaneError, PlainDataplane, ServerTraffic, Support, Traffic, Written
+from pointsman.dataplane.sysctl import SYSCTL_ROOT, apply_iptables, routes_loopback, routes_loopback_for_us
 from pointsman.model.plan import FAMILIES, IPV4, Delta
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping
+    from pathlib import Path
 
     from pointsman.dataplane.iptables.change import Change
     from pointsman.dataplane.iptables.ruleset import Held
@@ -45,15 +48,20 @@ class IptablesDataplane(PlainDataplane):
     Args:
         clock: monotonic seconds.
         find: finds the programs of the node's variant.
+        sysctl_root: where the kernel's parameters are.
     """
 
     mode = "iptables"
 
     def __init__(
-        self, clock: Callable[[], float] = time.monotonic, find: Callable[[], Tools | None] = detect
-    ) -> None:  # fmt: skip
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        find: Callable[[], Tools | None] = detect,
+        sysctl_root: Path = SYSCTL_ROOT,
+    ) -> None:
         self._clock = clock
         self._find = find
+        self._sysctl_root = sysctl_root
         self._tools: Tools | None = None
         self._watch: Watch | None = None
         self._rulesets = {family: Ruleset(family) for family in FAMILIES}
@@ -154,18 +162,25 @@ class IptablesDataplane(PlainDataplane):
         return found
 
     def cleanup(self) -> None:
-        """Remove our chains, and the rules that lead there, in both variants; kube-proxy's chains are left alone."""
+        """Remove our chains, and the rules that lead there, in both variants; kube-proxy's chains are left alone.
+
+        Loopback is not routed any more, where it was for our node ports, before the rule goes that guards it.
+        """
+        failed = apply_iptables(self._sysctl_root, with_loopback=False)
+        kept = self._guard() | ({HINT} if failed else set())  # so that what stays is found again
         stay: list[str] = []
         for variant in VARIANTS:
             tools = self._tools if self._tools is not None and self._tools.variant == variant else Tools(variant)
             if tools.is_installed:
-                stay += self._remove(tools)
+                stay += self._remove(tools, kept)
         self._rulesets = {family: Ruleset(family) for family in FAMILIES}
         self._seen.clear()
         self._settings = None
         if stay:
             rules = "; ".join(f"`{rule}`" for rule in stay)
             raise DataplaneError(f"rules of others lead to chains of the mode iptables, which stay, empty: {rules}")
+        if failed:
+            raise DataplaneError(f"{failed[0].message}, so that {SHARED} stays to guard loopback; {failed[0].remedy}")
 
     def close(self) -> None:
         """Close the sockets."""
@@ -280,9 +295,10 @@ class IptablesDataplane(PlainDataplane):
         """Remove what an agent left in the other variant, before the node changed to this one."""
         if self._is_alone:
             return
+        kept = set() if self._settings and guards_loopback(IPV4, self._settings) else self._guard()
         for other in (Tools(variant) for variant in VARIANTS if variant != tools.variant):
             try:
-                stay = self._remove(other) if other.is_installed else []
+                stay = self._remove(other, kept) if other.is_installed else []
             except DataplaneError as error:
                 _LOG.warning("%s", error)
                 continue
@@ -290,7 +306,11 @@ class IptablesDataplane(PlainDataplane):
                 _LOG.warning("rules of others lead to chains of iptables (%s), which stay: %s", other.variant, stay)
         self._is_alone = True
 
-    def _remove(self, tools: Tools) -> list[str]:
+    def _guard(self) -> set[str]:
+        """Return the chain that guards loopback as long as anybody on this node has it routed."""
+        return {SHARED} if routes_loopback(self._sysctl_root) else set()
+
+    def _remove(self, tools: Tools, kept: Collection[str]) -> list[str]:
         stay: list[str] = []
         for family in FAMILIES:
             try:
@@ -301,7 +321,7 @@ class IptablesDataplane(PlainDataplane):
                 continue
             if not has_hint(listing):
                 continue
-            text, strangers = removal(listing, SIZE if tools.variant == "nft" else len(listing))
+            text, strangers = removal(listing, SIZE if tools.variant == "nft" else len(listing), kept)
             failure = tools.restore(family, text)
             if failure is not None:
                 raise DataplaneError(f"iptables ({tools.variant}) can't be cleaned up: {failure.text}")
@@ -309,8 +329,13 @@ class IptablesDataplane(PlainDataplane):
         return stay
 
 
-def has_traces() -> bool:
-    """Tell whether an agent left chains in either variant of the thread's network namespace; changes nothing."""
+def has_traces(sysctl_root: Path = SYSCTL_ROOT) -> bool:
+    """Tell whether an agent left chains in either variant of the thread's network namespace, or loopback routed.
+
+    Nothing is changed.
+    """
+    if routes_loopback_for_us(sysctl_root):
+        return True
     legacy = Tools("legacy")
     try:
         is_legacy = legacy.is_installed and any(has_hint(_saved(legacy, family)) for family in FAMILIES)

@@ -9,7 +9,7 @@ from pointsman.dataplane.iptables.saved import parse
 from pointsman.dataplane.iptables.variant import look_at
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping
 
     from pointsman.dataplane.iptables.saved import Saved
 
@@ -28,7 +28,7 @@ def has_hint(listing: str) -> bool:
     return f"\n:{HINT} " in listing
 
 
-def removal(listing: str, size: int) -> tuple[str, tuple[str, ...]]:
+def removal(listing: str, size: int, stay: Collection[str] = ()) -> tuple[str, tuple[str, ...]]:
     """Write what removes every chain of ours and every rule that leads there from the kernel's own chains.
 
     Packets are led past our chains at first; the hint goes last, so that what is interrupted is found again.
@@ -36,22 +36,22 @@ def removal(listing: str, size: int) -> tuple[str, tuple[str, ...]]:
     Args:
         listing: what ``iptables-save`` printed.
         size: how many chains a section has.
+        stay: names of chains that are left alone, with the rules that lead there.
 
     Returns:
         The input, and the rules of others that lead to chains of ours, which stay for them, empty.
     """
-    saved = parse(listing, is_ours)
-    if look_at([listing]).has_hint:
-        saved = parse(listing, lambda table, chain: is_ours(table, chain) and chain != SHARED)
+    stay = {*stay, SHARED} if look_at([listing]).has_hint else stay
+    saved = parse(listing, lambda table, chain: is_ours(table, chain) and chain not in stay)
     lines = [line for table in (NAT, FILTER) for line in _unhook(saved, table)]
     strangers: list[str] = []
     for table in (FILTER, NAT):
         chains = [chain for chain in saved.held.get(table, {}) if is_ours(table, chain)]
         for some in _batches(chains, size):
             lines += [f"*{table}", *(f":{chain} - [0:0]" for chain in some), "COMMIT"]
-        stay = saved.foreign.get(table, {})
-        strangers += [rule for rules in stay.values() for rule in rules]
-        go = sorted((chain for chain in chains if chain not in stay), key=lambda chain: chain == HINT)
+        foreign = saved.foreign.get(table, {})
+        strangers += [rule for rules in foreign.values() for rule in rules]
+        go = sorted((chain for chain in chains if chain not in foreign), key=lambda chain: chain == HINT)
         if strangers:
             go = [chain for chain in go if chain != HINT]
         for some in _batches(go, size):

@@ -1,8 +1,9 @@
 """Which iptables the node uses: the one over nf_tables, or the legacy one.
 
 Rules of both are obeyed at once, and neither sees the other's: a second variant beside the node's own makes rules that
-nobody finds. The choice is that of kubernetes-sigs/iptables-wrappers, which kube-proxy's own image has: the variant in
-which kubelet has its hint, else the one with more rules, else what the command ``iptables`` is.
+nobody finds. As with kubernetes-sigs/iptables-wrappers, which kube-proxy's own image has, it is the variant in which
+kubelet has its hint. Without one that takes ``nft``; here it is the one with more rules (as there in older releases),
+else what the command ``iptables`` is, since a node without kubelet may well use the legacy one.
 """
 
 from __future__ import annotations

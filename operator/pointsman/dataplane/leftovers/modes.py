@@ -18,6 +18,7 @@ from pointsman.dataplane.leftovers.nft_tables import find_tables
 from pointsman.dataplane.nftables.ear import open_wire
 from pointsman.dataplane.nftables.layout import TABLE as NFTABLES
 from pointsman.dataplane.protocol import DataplaneError
+from pointsman.dataplane.sysctl import LOCALNET, routes_loopback_for_us
 from pointsman.dataplane.userspace.dataplane import ROUTE_PROTOCOL
 from pointsman.dataplane.userspace.rules import TABLE as USERSPACE
 from pointsman.model.plan import FAMILIES
@@ -70,6 +71,8 @@ def _iptables(_wire: NftSocket) -> list[Leftover]:
         for family in FAMILIES:
             if tools.is_installed and tools.is_used(family):
                 found += list(_chains(tools, family))
+    if routes_loopback_for_us():
+        found.append(Leftover("kernel parameter", LOCALNET, detail="back to 0"))
     return found
 
 
