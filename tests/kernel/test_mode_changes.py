@@ -13,7 +13,7 @@ from pointsman.dataplane.protocol import DataplaneError
 from pointsman.lab.network import Network
 from pointsman.lab.servers import Servers
 from support.latest import Latest
-from support.mode_changes import ChangingNode, changing_node, expect
+from support.mode_changes import SERVICE, VIP, ChangingNode, Flows, Lines, changing_node, expect, slices_at
 
 from .conftest import lay_ground
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from pointsman.api.names import Mode
     from pointsman.dataplane.protocol import Written
+    from pointsman.lab.network import Host
     from pointsman.model.plan import Plan
 
     from .conftest import Ground
@@ -110,3 +111,37 @@ def test_a_mode_that_comes_back_while_it_drains_loses_nothing(ground: Ground) ->
         opened[-1].carries = False
         assert node.draining() == {}
         assert "table ip pointsman " not in ground.node.namespace.run("nft", "list", "ruleset")
+
+
+@pytest.mark.parametrize("after", ["nftables", "iptables"])
+def test_clients_of_the_proxy_that_drains_follow_their_service(ground: Ground, after: Mode) -> None:
+    """UDP clients, which send from one port all the time, leave a backend that leaves, and a Service that goes."""
+    leaver, *others = ground.pods
+    with changing_node(ground) as node:
+        node.put_in_force("userspace")
+        with (
+            Lines(ground.client, VIP[4], 80, node.free_ports(6)) as lines,
+            Flows(ground.client, VIP[4], 80, node.free_ports(6)) as four,
+            Flows(ground.client, VIP[6], 80, node.free_ports(6)) as six,
+        ):
+            node.put_in_force(after)
+            for flows in (four, six):
+                flows.rest()
+            silence(leaver)
+            node.sync(*slices_at(others))
+            for flows in (four, six):
+                assert "web-1" in flows.servers
+                stayed = [(a, b) for a, b in zip(flows.servers, flows.ask(), strict=True) if a != "web-1"]
+                assert all(a == b for a, b in stayed), "who has a backend keeps it"
+                assert {"", "web-1"}.isdisjoint(flows.ask())
+            assert "userspace" in node.draining()
+            node.remove(SERVICE)
+            assert [*four.ask(0.1), *six.ask(0.1)] == [""] * 12
+            assert lines.alive() == 6, "established connections go on, also to a backend that has left"
+
+
+def silence(pod: Host) -> None:
+    """Let a pod get no datagram any more, and say nothing about it."""
+    hook = "{ type filter hook input priority 0; }"
+    rules = f"add table inet t; add chain inet t input {hook}; add rule inet t input udp dport 80 drop"
+    pod.namespace.run("nft", rules)

@@ -78,7 +78,7 @@ def test_backends_take_turns_for_every_kind_of_client(node: Proxied, family: Fam
 def test_nobody_reaches_the_proxys_ports_directly(node: Proxied, family: Family) -> None:
     ground = node.ground
     node.put({vip(1, "tcp", family): answer(node.endpoints(1, "tcp", family), scheduler="rr")})
-    ((address, port),) = node.dataplane.own_endpoints()
+    ((address, port),) = node.dataplane.own_endpoints()[vip(1, "tcp", family)]
     ground.network.route(f"{address}/{32 if family == 4 else 128}", via=ground.node)
     for origin in (ground.client, ground.pods[0], ground.node):
         assert verdict(origin, address, port) in {Refused, TimedOut}

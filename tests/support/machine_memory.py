@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from pointsman.api.names import Mode
-    from pointsman.model.plan import Backend, Delta, Frontend
+    from pointsman.model.plan import Answer, Backend, Delta, Frontend
 
 
 class Machine:
@@ -32,6 +32,7 @@ class Machine:
         is_disturbed: what `disturbed` says.
         carried: how many connections need a mode's dataplane, by mode.
         endpoints: what answers in place of backends, by mode.
+        followed: (mode, frontends with their answer) of what modes that are not in force were told of.
         limits: for how long dataplanes may drain that are retired, by mode.
     """
 
@@ -43,7 +44,8 @@ class Machine:
         self.count: Counter[Mode] = Counter()
         self.is_disturbed = False
         self.carried: Counter[Mode] = Counter()
-        self.endpoints: dict[Mode, frozenset[tuple[str, int]]] = {}
+        self.endpoints: dict[Mode, Mapping[Frontend, frozenset[tuple[str, int]]]] = {}
+        self.followed: list[tuple[Mode, dict[Frontend, Answer | None]]] = []
         self.limits: dict[Mode, float] = {}
         self._loaded: Counter[Mode] = Counter()
 
@@ -143,8 +145,12 @@ class Dataplane:
         assert self.mode in self._machine.limits, "retire comes first"
         return self._machine.carried[self.mode]
 
-    def own_endpoints(self) -> frozenset[tuple[str, int]]:
-        return self._machine.endpoints.get(self.mode, frozenset())
+    def follow(self, changes: Mapping[Frontend, Answer | None]) -> None:
+        self._reach("follow")
+        self._machine.followed.append((self.mode, dict(changes)))
+
+    def own_endpoints(self) -> Mapping[Frontend, frozenset[tuple[str, int]]]:
+        return self._machine.endpoints.get(self.mode, {})
 
     def cleanup(self) -> None:
         self._write("cleanup")

@@ -51,6 +51,7 @@ SPEC: Final = {
     "syncPeriod": "1h",
 }
 PORTS: Final = (ServicePort(80, "web", "tcp", NODE_PORT), ServicePort(80, "talk", "udp"))
+SERVICE: Final = Service("shop", "web", "NodePort", cluster_ips=tuple(VIP.values()), ports=PORTS)
 
 
 class Seen(msgspec.Struct, frozen=True):
@@ -146,9 +147,15 @@ class Flows:
         self._stop.set()
         self._thread.join()
 
+    def ask(self, patience: float = 5.0) -> list[str]:
+        """Return who answers each of them, "" where nobody does within some seconds."""
+        for sock in self._sockets:
+            sock.settimeout(patience)
+        return [_ask(sock) for sock in self._sockets]
+
     def alive(self) -> int:
         """Count those that the server still answers that answered first."""
-        return sum(_ask(sock) == server for sock, server in zip(self._sockets, self.servers, strict=True))
+        return sum(now == first for now, first in zip(self.ask(), self.servers, strict=True))
 
     def _talk(self) -> None:
         while not self._stop.wait(0.02):
@@ -210,7 +217,7 @@ class ChangingNode:
             sysctls=lambda *_: (),
         )
         self.syncer = Syncer(Planner(ground.node.name), kernel)
-        self._known: list[Object] = _objects(ground)
+        self._known: list[Object] = [SERVICE, *slices_at(ground.pods)]
 
     def configure(self, mode: Mode) -> NodeProxy:
         """Write the node's configuration."""
@@ -222,6 +229,11 @@ class ChangingNode:
         """Bring objects into the kernel."""
         with self.ground.node.namespace.entered():
             return self.syncer.sync({key_of(obj): obj for obj in objects}, full=False)
+
+    def remove(self, *objects: Object) -> Outcome:
+        """Take objects out of the kernel."""
+        with self.ground.node.namespace.entered():
+            return self.syncer.sync(dict.fromkeys(map(key_of, objects)), full=False)
 
     def tend(self) -> Outcome:
         """Do what the agent does several times a second."""
@@ -259,9 +271,9 @@ class ChangingNode:
         per_way = self._tcp // 4
         ways = ((VIP[4], 80, 2 * per_way), (VIP[6], 80, per_way), (node.address(4), NODE_PORT, per_way))
         with ExitStack() as stack:
-            held = [stack.enter_context(Lines(client, at, port, self._ports(count))) for at, port, count in ways]
+            held = [stack.enter_context(Lines(client, at, port, self.free_ports(count))) for at, port, count in ways]
             per_family = self._flows // 2
-            flows = [stack.enter_context(Flows(client, VIP[each], 80, self._ports(per_family))) for each in (4, 6)]
+            flows = [stack.enter_context(Flows(client, VIP[each], 80, self.free_ports(per_family))) for each in (4, 6)]
             loads = [stack.enter_context(Load(client, at, port, timeout=_PATIENCE)) for at, port, _ in ways]
             loads.append(stack.enter_context(Load(client, VIP[4], 80, "udp", timeout=_PATIENCE)))
             _wait(loads, connections)
@@ -287,7 +299,8 @@ class ChangingNode:
                 ),
             )
 
-    def _ports(self, count: int) -> list[int]:
+    def free_ports(self, count: int) -> list[int]:
+        """Return source ports that no client has had."""
         return list(itertools.islice(self._free_ports, count))
 
     def close(self) -> None:
@@ -330,10 +343,14 @@ def _node_of(pod: Host) -> str:
     return pod.hub.name
 
 
-def _objects(ground: Ground) -> list[Object]:
-    made: list[Object] = [Service("shop", "web", "NodePort", cluster_ips=tuple(VIP.values()), ports=PORTS)]
+def slices_at(pods: Iterable[Host]) -> list[EndpointSlice]:
+    """Let pods be the backends of the Service."""
+    made = list(pods)
     ports = (EndpointPort(80, "web", "tcp"), EndpointPort(80, "talk", "udp"))
-    for family in (4, 6):
-        endpoints = tuple(Endpoint(pod.address(family), node=_node_of(pod)) for pod in ground.pods)
-        made.append(EndpointSlice("shop", f"web-{family}", "web", family, ports, endpoints))
-    return made
+    return [
+        EndpointSlice(
+            "shop", f"web-{family}", "web", family, ports,
+            tuple(Endpoint(pod.address(family), node=_node_of(pod)) for pod in made),
+        )
+        for family in (4, 6)
+    ]  # fmt: skip

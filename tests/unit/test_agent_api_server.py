@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pointsman.model.parse import Object
-    from pointsman.model.plan import Delta, Plan
+    from pointsman.model.plan import Delta, Frontend, Plan
 
 PATH = "/apis/pointsman.dev/v1alpha1/nodeproxies/node-1"
 LEASE = "/apis/coordination.k8s.io/v1/namespaces/pointsman-system/leases/pointsman-agent-node-1"
@@ -72,8 +72,8 @@ class Memory:
     def close(self) -> None:
         pass
 
-    def own_endpoints(self) -> frozenset[tuple[str, int]]:
-        return frozenset()
+    def own_endpoints(self) -> dict[Frontend, frozenset[tuple[str, int]]]:
+        return {}
 
     def clean(self, *_what: object, **_how: object) -> int:
         return 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 
 from pointsman.agent.modes import Choice, NoModeError, choose
@@ -15,14 +16,17 @@ from pointsman.api.schedulers import SCHEDULERS
 from pointsman.dataplane.protocol import DataplaneError, Support
 from pointsman.model.objects import Endpoint, EndpointPort, EndpointSlice, Service, ServicePort
 from pointsman.model.parse import key_of
+from pointsman.model.plan import Frontend
 from pointsman.policy.planner import Planner
 from support.machine_memory import Machine
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from pointsman.agent.outcome import Outcome
     from pointsman.api.names import Mode
     from pointsman.model.parse import Object
-    from pointsman.model.plan import Answer, Frontend
+    from pointsman.model.plan import Answer
     from pointsman.model.problems import Problem
 
 NO_IPVS = "no IPVS in this kernel; run `modprobe ip_vs`"
@@ -87,10 +91,10 @@ def test_a_scheduler_that_is_missing_is_no_reason_to_fall_back() -> None:
 
 class Conntrack:
     def __init__(self) -> None:
-        self.calls: list[tuple[dict[str, bool], frozenset[tuple[str, int]], bool]] = []
+        self.calls: list[tuple[dict[str, bool], Mapping[Frontend, frozenset[tuple[str, int]]], bool]] = []
         self.faults: list[Exception] = []
 
-    def clean(self, frontends: Any, keep: Any = frozenset(), *, without_ipvs: bool = False) -> int:  # noqa: ANN401
+    def clean(self, frontends: Any, keep: Any, *, without_ipvs: bool = False) -> int:  # noqa: ANN401
         if self.faults:
             raise self.faults.pop()
         found: dict[Frontend, Answer | None] = frontends
@@ -396,7 +400,7 @@ def test_what_cannot_be_removed_is_told_and_tried_again() -> None:
 
 
 DNS_THERE = {"10.96.0.10": True}
-PROXY = frozenset({("172.16.0.1", 40_000)})
+PROXY = {Frontend(4, "10.96.0.10", "udp", 53): frozenset({("172.16.0.1", 40_000)})}
 
 
 def test_udp_clients_of_ipvs_are_set_free_when_it_serves_them_no_more() -> None:
@@ -404,14 +408,14 @@ def test_udp_clients_of_ipvs_are_set_free_when_it_serves_them_no_more() -> None:
     node.start()
     node.machine.carried["ipvs"] = 2
     node.sync(node.configure(mode="nftables"))
-    assert node.conntrack.calls == [(DNS_THERE, frozenset(), False)] * 2, "IPVS goes on to serve them"
+    assert node.conntrack.calls == [(DNS_THERE, {}, False)] * 2, "IPVS goes on to serve them"
     node.machine.carried["ipvs"] = 0
     node.conntrack.faults.append(OSError(105, "No buffer space available"))
     node.syncer.disturbed()
     assert node.syncer.has_news
     node.sync()
     node.sync()
-    assert node.conntrack.calls[2:] == [(DNS_THERE, frozenset(), True)], "when it worked"
+    assert node.conntrack.calls[2:] == [(DNS_THERE, {}, True)], "when it worked"
     node.sync()
     assert len(node.conntrack.calls) == 3, "once"
 
@@ -426,7 +430,37 @@ def test_udp_clients_of_a_proxy_stay_while_it_is_there() -> None:
     node.machine.carried["ipvs"] = 0
     node.syncer.disturbed()
     node.sync()
-    assert node.conntrack.calls[2:] == [(DNS_THERE, frozenset(), True)]
+    assert node.conntrack.calls[2:] == [(DNS_THERE, {}, True)]
+
+
+def test_what_drains_is_told_what_changed_even_what_came_with_the_change_of_the_mode() -> None:
+    node = Node(mode="ipvs")
+    node.start()
+    node.machine.carried["ipvs"] = 1
+    (frontend,) = PROXY
+    with_it = msgspec.structs.replace(ENDPOINTS, endpoints=(Endpoint("10.0.0.2"),))
+    node.sync(node.configure(mode="nftables"), with_it)
+    ((mode, told),) = node.machine.followed
+    assert (mode, addresses(told[frontend])) == ("ipvs", ["10.0.0.2"])
+    node.sync()
+    assert len(node.machine.followed) == 1, "nothing changed"
+    node.machine.faults["nftables", "apply"] = [DataplaneError("busy")]
+    node.machine.faults["ipvs", "follow"] = [DataplaneError("no file")]
+    outcome = node.sync(ENDPOINTS)
+    assert outcome.error == "busy"
+    assert "mode ipvs still has could not be looked after (no file)" in outcome.facts.problems[-1].message
+    problems = node.sync().facts.problems
+    ((mode, told),) = node.machine.followed[1:]
+    assert (mode, addresses(told[frontend])) == ("ipvs", ["10.0.0.1"]), "though nftables has not taken it yet"
+    assert not any("mode ipvs" in problem.message for problem in problems)
+    node.machine.carried["ipvs"] = 0
+    node.syncer.disturbed()
+    node.sync(with_it)
+    assert len(node.machine.followed) == 2, "it drains no more"
+
+
+def addresses(answer: Answer | None) -> list[str]:
+    return [backend.address for backend in answer.pool.backends] if answer else []
 
 
 def changed(wanted: Mode, carried: int, **spec: Any) -> tuple[Node, Outcome]:  # noqa: ANN401 (fields of a document)
@@ -567,7 +601,7 @@ def test_what_drained_and_is_taken_away_drains_no_more() -> None:
     node.syncer.disturbed()
     outcome = node.sync()
     assert outcome.facts.draining == {}
-    assert node.conntrack.calls[-1] == (DNS_THERE, frozenset(), True)
+    assert node.conntrack.calls[-1] == (DNS_THERE, {}, True)
     node.machine.load("ipvs")
     node.machine.carried["ipvs"] = 0
     node.later(30.0)

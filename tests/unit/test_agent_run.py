@@ -68,8 +68,8 @@ class Memory:
     def close(self) -> None:
         pass
 
-    def own_endpoints(self) -> frozenset[tuple[str, int]]:
-        return frozenset()
+    def own_endpoints(self) -> dict[Frontend, frozenset[tuple[str, int]]]:
+        return {}
 
     def clean(self, *_what: object, **_how: object) -> int:
         return 0

@@ -7,9 +7,9 @@ DNS = Frontend(4, "10.96.0.10", "udp", 53)
 WEB = Frontend(4, "10.96.0.1", "tcp", 80)
 
 
-def answer(*backends: str, outside: tuple[str, ...] | None = None) -> Answer:
+def answer(*backends: str, outside: tuple[str, ...] | None = None, weight: int = 1) -> Answer:
     def pool(addresses: tuple[str, ...]) -> Pool:
-        return Pool(tuple(Backend(address, 53) for address in addresses))
+        return Pool(tuple(Backend(address, 53, weight) for address in addresses))
 
     return Answer("kube-system/dns", "random", pool(backends), None if outside is None else pool(outside))
 
@@ -45,3 +45,13 @@ def test_backends_for_outside_clients_count_too() -> None:
     before = answer("10.0.0.1", outside=("10.0.0.2",))
     now = answer("10.0.0.1", outside=())
     assert stale_udp({DNS: before}, Delta({DNS: now})) == {DNS: now}
+
+
+def test_clients_that_are_served_no_more_count_even_if_all_backends_are_still_there() -> None:
+    """A proxy has a port of its own for the clients of each pool, as long as that serves."""
+    drains, apart = answer("10.0.0.1", weight=0), answer("10.0.0.1", outside=())
+    assert stale_udp({DNS: answer("10.0.0.1")}, Delta({DNS: drains})) == {DNS: drains}
+    assert stale_udp({DNS: answer("10.0.0.1")}, Delta({DNS: apart})) == {DNS: apart}
+    both = answer("10.0.0.1", outside=("10.0.0.1",))
+    assert stale_udp({DNS: both}, Delta({DNS: answer("10.0.0.1")})) == {DNS: answer("10.0.0.1")}
+    assert stale_udp({DNS: answer("10.0.0.1")}, Delta({DNS: both})) == {}

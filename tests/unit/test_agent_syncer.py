@@ -6,9 +6,11 @@ import pytest
 
 from pointsman.agent.outcome import Kernel
 from pointsman.agent.syncer import Syncer
+from pointsman.api.nodeproxy import NodeProxy
 from pointsman.dataplane.protocol import DataplaneError, Written
 from pointsman.model.objects import Endpoint, EndpointPort, EndpointSlice, Node, ObjectKey, Service, ServicePort
 from pointsman.model.parse import key_of
+from pointsman.model.plan import Frontend
 from pointsman.policy.planner import Planner
 from support.machine_memory import Machine
 
@@ -17,20 +19,20 @@ if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
 
     from pointsman.model.parse import Object
-    from pointsman.model.plan import Answer, Frontend
+    from pointsman.model.plan import Answer
     from pointsman.model.problems import Problem
 
 
 class FakeConntrack:
     def __init__(self) -> None:
         self.calls: list[dict[str, tuple[str, ...] | None]] = []
-        self.kept: list[AbstractSet[tuple[str, int]]] = []
+        self.kept: list[Mapping[Frontend, AbstractSet[tuple[str, int]]]] = []
         self.fail: Exception | None = None
 
     def clean(
         self,
         frontends: Mapping[Frontend, Answer | None],
-        keep: AbstractSet[tuple[str, int]] = frozenset(),
+        keep: Mapping[Frontend, AbstractSet[tuple[str, int]]],
         *,
         without_ipvs: bool = False,
     ) -> int:
@@ -171,9 +173,19 @@ def test_stale_udp_entries_are_cleaned_after_the_kernel_has_the_change(agent: Ag
 
 
 def test_what_answers_in_place_of_backends_is_not_cleaned_away(agent: Agent) -> None:
-    agent.machine.endpoints["nftables"] = proxy = frozenset({("172.16.0.1", 40_000)})
+    frontend = Frontend(4, "10.96.0.10", "udp", 53)
+    agent.machine.endpoints["nftables"] = proxy = {frontend: frozenset({("172.16.0.1", 40_000)})}
     agent.sync(dns(), endpoints("10.1.0.1"), full=True)
     assert agent.conntrack.kept == [proxy]
+
+
+def test_what_was_gone_before_the_start_is_cleaned_if_a_proxy_answered_there(agent: Agent) -> None:
+    agent.machine.endpoints["nftables"] = {
+        Frontend(4, "10.96.0.9", "udp", 53): frozenset(),
+        Frontend(4, "10.96.0.9", "tcp", 53): frozenset(),
+    }
+    agent.sync(dns(), endpoints("10.1.0.1"), full=True)
+    assert agent.conntrack.calls == [{"10.96.0.10": ("10.1.0.1",), "10.96.0.9": None}]
 
 
 def test_cleaning_waits_for_the_kernel(agent: Agent) -> None:
@@ -207,6 +219,20 @@ def test_sysctls_are_set_at_the_start_and_for_a_new_family(agent: Agent) -> None
     agent.sync(endpoints("10.0.0.1"))
     agent.sync(Service("default", "six", cluster_ips=("fd00::1",), ports=(ServicePort(80),)))
     assert agent.sysctls == [("nftables", {4}), ("nftables", {4, 6})]
+
+
+def test_sysctls_are_set_for_a_new_configuration(agent: Agent) -> None:
+    agent.sync(_configured({}), full=True)
+    agent.sync(_configured({"iptables": {"localhostNodePorts": True}}))
+    assert len(agent.sysctls) == 2
+    agent.sync(dns())
+    assert len(agent.sysctls) == 3, "of another family"
+    agent.sync(endpoints("10.0.0.1"))
+    assert len(agent.sysctls) == 3
+
+
+def _configured(spec: dict[str, object]) -> NodeProxy:
+    return NodeProxy.read({"metadata": {"name": "node-1"}, "spec": spec})
 
 
 def test_facts_are_those_of_the_planner(agent: Agent) -> None:
@@ -244,7 +270,7 @@ def test_tending_that_fails_is_told_once_by_the_next_sync(agent: Agent, error: E
     assert not agent.syncer.disturbed()
     assert agent.syncer.has_news
     (problem,) = agent.sync().facts.problems
-    assert f"could not be taken out in time ({error})" in problem.message
+    assert problem.message == f"mode nftables can't do all that is due: {error}"
     assert not agent.syncer.disturbed()
     assert not agent.syncer.has_news, "it is the same"
     assert not agent.syncer.disturbed()

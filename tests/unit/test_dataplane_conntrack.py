@@ -102,9 +102,12 @@ def test_a_frontend_of_its_own_goes_before_the_node_port() -> None:
 
 def test_what_answers_in_place_of_backends_is_not_stale() -> None:
     proxy = ("172.16.0.1", 40_000)
-    rules = StaleEntries(4, {udp(VIP): answer(OLD)}, LOCAL, frozenset({pack_endpoint(4, *proxy)}))
+    other, theirs = udp("10.96.0.11"), ("172.16.0.1", 40_002)
+    frontends = {udp(VIP): answer(OLD), other: answer(NEW)}
+    rules = StaleEntries(4, frontends, LOCAL, {udp(VIP): frozenset({proxy}), other: frozenset({theirs})})
     assert not rules.hold(pack_endpoint(4, VIP, 53), pack_endpoint(4, *proxy))
     assert rules.hold(pack_endpoint(4, VIP, 53), pack_endpoint(4, "172.16.0.1", 40_001)), "of a proxy that is gone"
+    assert rules.hold(pack_endpoint(4, VIP, 53), pack_endpoint(4, *theirs)), "of another frontend by now"
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from pointsman.api.names import Mode
     from pointsman.dataplane.protocol import Dataplane
+    from pointsman.model.plan import Answer, Frontend
 
 _LOG: Final = logging.getLogger(__name__)
 
@@ -83,9 +84,25 @@ class Dataplanes:
         """Tell whether connections of a mode are served: it is in force, drains, or could not be made to retire yet."""
         return mode == self.mode or mode in self._draining or (mode in self._left and mode in self._open)
 
-    def own_endpoints(self) -> frozenset[tuple[str, int]]:
-        """Return what answers in place of backends, in all modes that serve connections."""
-        return frozenset[tuple[str, int]]().union(*(each.own_endpoints() for each in self._open.values()))
+    def own_endpoints(self) -> dict[Frontend, frozenset[tuple[str, int]]]:
+        """Return what answers in place of a frontend's backends, in all modes that serve connections."""
+        found: dict[Frontend, frozenset[tuple[str, int]]] = {}
+        for dataplane in self._open.values():
+            for frontend, endpoints in dataplane.own_endpoints().items():
+                found[frontend] = found.get(frontend, frozenset()) | endpoints
+        return found
+
+    def follow(self, changes: Mapping[Frontend, Answer | None]) -> tuple[Problem, ...]:
+        """Have the connections of modes that are not in force any more heed what changed.
+
+        Args:
+            changes: frontends with their new answer; None for one that is gone.
+
+        Returns:
+            A problem for each mode that can't.
+        """
+        modes = [mode for mode in self._open if mode != self.mode and self.serves(mode)]
+        return tuple(problem for mode in modes if (problem := self._follow(mode, changes)) is not None)
 
     def support(self, mode: Mode) -> Support:
         """Ask the kernel what it can do in a mode; one that it supports is open afterwards."""
@@ -176,6 +193,13 @@ class Dataplanes:
         for mode in list(self._open):
             self._close_candidate(mode)
         self._low_files.close()
+
+    def _follow(self, mode: Mode, changes: Mapping[Frontend, Answer | None]) -> Problem | None:
+        try:
+            self._open[mode].follow(changes)
+        except (DataplaneError, OSError) as error:
+            return _unserved(mode, error)
+        return None
 
     def _ask(self, mode: Mode) -> Support:
         try:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pointsman.agent.outcome import Kernel
     from pointsman.api.names import Mode
     from pointsman.dataplane.protocol import Dataplane, Written
+    from pointsman.model.plan import Answer, Frontend
     from pointsman.model.problems import Problem
     from pointsman.policy.planner import Planner
 
@@ -144,8 +145,12 @@ class ModeKeeper:
         """Tell whether a mode serves connections: all, or those that it had."""
         return self._dataplanes.serves(mode)
 
-    def own_endpoints(self) -> frozenset[tuple[str, int]]:
-        """Return what answers in place of backends, in all modes that serve connections."""
+    def follow(self, changes: Mapping[Frontend, Answer | None]) -> tuple[Problem, ...]:
+        """Have the connections of modes that are not in force any more heed what changed; return what is wrong."""
+        return self._dataplanes.follow(changes)
+
+    def own_endpoints(self) -> Mapping[Frontend, frozenset[tuple[str, int]]]:
+        """Return what answers in place of a frontend's backends, in all modes that serve connections."""
         return self._dataplanes.own_endpoints()
 
     def clean_up(self) -> None:

@@ -24,7 +24,7 @@ class Cleaner(Protocol):
     def clean(
         self,
         frontends: Mapping[Frontend, Answer | None],
-        keep: AbstractSet[tuple[str, int]] = frozenset(),
+        keep: Mapping[Frontend, AbstractSet[tuple[str, int]]],
         *,
         without_ipvs: bool = False,
     ) -> int:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 def stale_udp(before: Mapping[Frontend, Answer], delta: Delta) -> dict[Frontend, Answer | None]:
     """Find the UDP frontends of a delta that lost a backend, got their first one, or are gone.
 
+    So are those that serve some clients no more, even if their backends drain: a proxy has no port for these then.
+
     Args:
         before: the answers of UDP frontends before the delta; other frontends may be missing.
         delta: what changed since.
@@ -29,7 +31,7 @@ def stale_udp(before: Mapping[Frontend, Answer], delta: Delta) -> dict[Frontend,
         if frontend.protocol != "udp":
             continue
         old, new = backends(before.get(frontend)), backends(answer)
-        if old - new or (new and not old):
+        if old - new or (new and not old) or _served(before.get(frontend)) - _served(answer):
             found[frontend] = answer
     return found
 
@@ -40,3 +42,11 @@ def backends(answer: Answer | None) -> set[tuple[str, int]]:
         return set()
     pools = [answer.pool] if answer.outside is None else [answer.pool, answer.outside]
     return {(backend.address, backend.port) for pool in pools for backend in pool.backends}
+
+
+def _served(answer: Answer | None) -> set[str]:
+    """Return which clients get a backend for a new connection: those inside, where they have a pool, and the others."""
+    if answer is None:
+        return set()
+    pools = {"": answer.pool} if answer.outside is None else {"": answer.outside, "inside": answer.pool}
+    return {clients for clients, pool in pools.items() if any(backend.weight for backend in pool.backends)}

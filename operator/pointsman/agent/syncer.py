@@ -61,6 +61,8 @@ class Syncer:
         self._tend_problems: tuple[Problem, ...] = ()
         self._udp: dict[Frontend, Answer] = {}
         self._stale: set[Frontend] = set()
+        self._unheeded: set[Frontend] = set()
+        self._follow_problems: tuple[Problem, ...] = ()
         self._triggers: list[float] = []
         self.has_news = False
 
@@ -77,7 +79,7 @@ class Syncer:
         try:
             dataplane.tend()
         except (DataplaneError, OSError) as error:
-            problems = (_untended(error), *problems)
+            problems = (_untended(dataplane.mode, error), *problems)
         self.has_news = self.has_news or problems != self._tend_problems or self._modes.has_ended
         self._tend_problems = problems
         return dataplane.disturbed()
@@ -99,6 +101,7 @@ class Syncer:
         if choice is not None:
             written, error = self._switch(choice) if anew else self._write(delta, full=full)
         seconds = time.perf_counter() - clock
+        self._follow()
         finished = before + seconds
         full = full or anew
         self._failures = 0 if written is not None else self._failures + 1
@@ -167,6 +170,7 @@ class Syncer:
         # Changes from before our start were not ours to bring into the kernel in time.
         self._triggers += [time for time in self._planner.take_triggers() if time >= self._started]
         self._stale |= stale_udp(self._udp, delta).keys()
+        self._unheeded |= delta.changed.keys() | delta.removed
         self._in_use = self._in_use.union(frontend.family for frontend in delta.changed)
         for frontend in delta.removed:
             self._udp.pop(frontend, None)
@@ -192,32 +196,48 @@ class Syncer:
         except (DataplaneError, OSError) as error:
             return None, _text(error)
 
+    def _follow(self) -> None:
+        """Tell modes that drain what changed, whether the one in force has taken it or not."""
+        if not self._unheeded:
+            return
+        answers = self._planner.plan.answers
+        self._follow_problems = self._modes.follow({frontend: answers.get(frontend) for frontend in self._unheeded})
+        if not self._follow_problems:
+            self._unheeded.clear()
+
     def _clean(self, *, full: bool) -> tuple[Cleaned, ...]:
-        if self._modes.take_ended():
-            # What led to a proxy that is closed, or to IPVS, leads nowhere now.
+        # What led to a proxy that is closed, or to IPVS, leads nowhere when a mode has ended.
+        if self._modes.take_ended() or full:
             self._stale |= self._udp.keys()
-        stale = self._stale | self._udp.keys() if full else self._stale
+        if not full and not self._stale:
+            return ()
         try:
-            done = tuple(self._clean_family(family, stale) for family in _BOTH if _of_family(stale, family))
+            own = self._modes.own_endpoints()
+            if full:
+                # A proxy knows of frontends that were gone before this agent started.
+                self._stale |= {frontend for frontend in own if frontend.protocol == "udp"}
+            done = tuple(
+                self._clean_family(family, self._stale, own) for family in _BOTH if _of_family(self._stale, family)
+            )
         except (DataplaneError, OSError) as error:
             self._conntrack_problems = (_untracked(error),)
             return ()
         self._stale, self._conntrack_problems = set(), ()
         return done
 
-    def _clean_family(self, family: Family, stale: Collection[Frontend]) -> Cleaned:
+    def _clean_family(
+        self, family: Family, stale: Collection[Frontend], own: Mapping[Frontend, frozenset[tuple[str, int]]]
+    ) -> Cleaned:
         clock = time.perf_counter()
         if self._conntrack is None:
             self._conntrack = self._kernel.conntrack()
         answers = {frontend: self._udp.get(frontend) for frontend in _of_family(stale, family)}
-        entries = self._conntrack.clean(
-            answers, self._modes.own_endpoints(), without_ipvs=not self._modes.serves("ipvs")
-        )
+        entries = self._conntrack.clean(answers, own, without_ipvs=not self._modes.serves("ipvs"))
         return Cleaned(family, entries, time.perf_counter() - clock)
 
     def _apply_sysctls(self, *, full: bool) -> None:
         config = self._planner.config
-        wanted = (config.conntrack, config.ipvs, self._in_use, self._planner.mode)
+        wanted = (config, self._in_use, self._planner.mode)
         if full or wanted != self._set:
             self._set = wanted
             self._sysctl_problems = self._kernel.sysctls(config, self._in_use, self._planner.mode)
@@ -236,6 +256,7 @@ class Syncer:
                 *self._sysctl_problems,
                 *self._conntrack_problems,
                 *self._tend_problems,
+                *self._follow_problems,
                 *self._modes.problems,
             ),
             node_leaving=planner.node is not None and planner.node.leaving,
@@ -261,13 +282,13 @@ def _text(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-def _untended(error: Exception) -> Problem:
+def _untended(mode: str, error: Exception) -> Problem:
     return Problem(
         source="kernel",
         object="",
         field="",
-        message=f"endpoints that are gone could not be taken out in time ({_text(error)})",
-        remedy="it is tried again all the time; they get no new connections meanwhile",
+        message=f"mode {mode} can't do all that is due: {_text(error)}",
+        remedy="it is tried again all the time",
         dropped="nothing",
     )
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import ipaddress
 from collections import defaultdict
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from pointsman.dataplane.channel import NETLINK_NETFILTER, NETLINK_ROUTE, Channel, read_addresses
@@ -22,7 +23,6 @@ from pointsman.dataplane.ctnetlink import (
     read_entries,
 )
 from pointsman.dataplane.protocol import DataplaneError
-from pointsman.model.address import family_of
 from pointsman.model.plan import IPV4, NODE_PORT
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ _REMEDIES: Final[Mapping[int, str]] = {
     errno.EOPNOTSUPP: "load the kernel module nf_conntrack_netlink",
     errno.EPROTONOSUPPORT: "load the kernel module nfnetlink",
 }
+_NONE: Final[Mapping[Frontend, frozenset[tuple[str, int]]]] = MappingProxyType({})
 _ONE_BY_ONE: Final = 4
 """Up to so many ports of a family are asked for one by one: each dump walks the kernel's whole table (30 ms)."""
 
@@ -62,7 +63,7 @@ class Conntrack:
     def clean(
         self,
         frontends: Mapping[Frontend, Answer | None],
-        keep: AbstractSet[tuple[str, int]] = frozenset(),
+        keep: Mapping[Frontend, AbstractSet[tuple[str, int]]] = _NONE,
         *,
         without_ipvs: bool = False,
     ) -> int:
@@ -70,7 +71,8 @@ class Conntrack:
 
         Args:
             frontends: those that changed, with their new answer; None for one that is gone.
-            keep: address and port of all that answers in place of backends (`Dataplane.own_endpoints`).
+            keep: address and port of all that answers in place of a frontend's backends
+                (`Dataplane.own_endpoints`).
             without_ipvs: IPVS translates no packets to these frontends any more; what it translated is stale as well.
 
         Returns:
@@ -99,14 +101,13 @@ class Conntrack:
         self,
         family: Family,
         frontends: Mapping[Frontend, Answer | None],
-        keep: AbstractSet[tuple[str, int]],
+        keep: Mapping[Frontend, AbstractSet[tuple[str, int]]],
         *,
         without_ipvs: bool,
     ) -> int:
         with_node_ports = any(frontend.address == NODE_PORT for frontend in frontends)
         local = read_addresses(self._route, family) if with_node_ports else frozenset()
-        endpoints = frozenset(pack_endpoint(family, *each) for each in keep if family_of(each[0]) == family)
-        rules = StaleEntries(family, frontends, local, endpoints)
+        rules = StaleEntries(family, frontends, local, keep)
         ports = {frontend.port for frontend in frontends}
         stale = [
             entry
@@ -122,7 +123,7 @@ class StaleEntries:
     """The rule that tells which UDP entries of changed frontends are stale; pure.
 
     - The answering endpoint is not (or no longer) among the frontend's backends, in the pool or outside, and it is no
-      endpoint of ours that stands for them. Draining backends count: existing connections go on.
+      endpoint of ours that stands for these very ones. Draining backends count: existing connections go on.
     - The entry was never translated, and the frontend has a backend for new connections now: the client came before
       the first backend did.
     - The frontend is gone, and the entry was translated.
@@ -138,7 +139,7 @@ class StaleEntries:
         family: Family,
         frontends: Mapping[Frontend, Answer | None],
         local_addresses: AbstractSet[bytes],
-        keep: AbstractSet[bytes] = frozenset(),
+        keep: Mapping[Frontend, AbstractSet[tuple[str, int]]] = _NONE,
     ) -> None:
         """Prepare the rule.
 
@@ -146,10 +147,10 @@ class StaleEntries:
             family: IP version of all frontends.
             frontends: UDP frontends that changed, with their new answer; None for one that is gone.
             local_addresses: the node's own addresses, packed; needed only when there are node-port frontends.
-            keep: endpoints that answer in place of backends, as `pack_endpoint` packs them.
+            keep: address and port of what answers in place of a frontend's backends.
         """
         self._family = family
-        self._keep = keep
+        self._keep: dict[bytes, AbstractSet[tuple[str, int]]] = {}
         self._local = local_addresses
         self._loopback = ipaddress.ip_network("127.0.0.0/8" if family == IPV4 else "::1/128")
         self._answers: dict[bytes, Answer | None] = {}
@@ -157,6 +158,7 @@ class StaleEntries:
             port_only = frontend.address == NODE_PORT
             key = pack_port(frontend.port) if port_only else pack_endpoint(family, frontend.address, frontend.port)
             self._answers[key] = answer
+            self._keep[key] = keep.get(frontend, frozenset())
         self._backends: dict[bytes, _Backends] = {}
 
     def hold(self, destination: bytes, answering: bytes) -> bool:
@@ -170,7 +172,7 @@ class StaleEntries:
         if key is None:
             return False
         backends = self._backends.get(key) or self._pack(key)
-        if answering in backends.known or answering in self._keep:
+        if answering in backends.known:
             return False
         return answering != destination or backends.serve
 
@@ -198,7 +200,10 @@ class StaleEntries:
         pools = (answer.pool, answer.outside or answer.pool) if answer else ()
         backends = [backend for pool in pools for backend in pool.backends]
         packed = _Backends(
-            known=frozenset(pack_endpoint(self._family, backend.address, backend.port) for backend in backends),
+            known=frozenset(
+                pack_endpoint(self._family, *each)
+                for each in (*((backend.address, backend.port) for backend in backends), *self._keep[key])
+            ),
             serve=any(backend.weight for backend in backends),
         )
         self._backends[key] = packed

@@ -5,6 +5,7 @@ What is wrong with it is told like what the kernel refuses: the agent goes on, a
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from pointsman.dataplane.protocol import Dataplane, DataplaneError, Support, Written
@@ -18,7 +19,7 @@ _ANSWERS: Final[dict[str, type]] = {
     "adopt": Written,
     "apply": Written,
     "carried": int,
-    "own_endpoints": frozenset,
+    "own_endpoints": Mapping,
 }
 """What the agent looks into at once."""
 

@@ -15,7 +15,7 @@ import msgspec
 from pointsman.model.plan import Family
 
 if TYPE_CHECKING:
-    from pointsman.model.plan import Backend, Delta, Frontend, Plan
+    from pointsman.model.plan import Answer, Backend, Delta, Frontend, Plan
 
 
 class Written(msgspec.Struct, frozen=True):
@@ -143,10 +143,25 @@ class Dataplane(Protocol):
         """Return how many connections end when this dataplane, which is retired, is cleaned up; cheap."""
         ...
 
-    def own_endpoints(self) -> frozenset[tuple[str, int]]:
-        """Return address and port of all that answers connections in place of their backends, as a proxy's sockets do.
+    def follow(self, changes: Mapping[Frontend, Answer | None]) -> None:
+        """Have connections that this dataplane, which is not in force any more, carries heed what changed since.
 
-        Those that serve what a retired dataplane carries are among them. Cheap.
+        It decides about no new connection. But a UDP client never connects anew by itself: it has to leave a backend
+        that left.
+
+        Args:
+            changes: frontends with their new answer; None for one that is gone.
+
+        Raises:
+            DataplaneError: it can't be.
+        """
+        ...
+
+    def own_endpoints(self) -> Mapping[Frontend, frozenset[tuple[str, int]]]:
+        """Return who answers in place of backends, as a proxy's sockets do: addresses and ports by frontend.
+
+        Those that serve what a retired dataplane carries are among them. A frontend with none is one that is gone,
+        and may have clients whose entries of connection tracking lead to who answered there. Cheap.
         """
         ...
 
@@ -211,9 +226,12 @@ class PlainDataplane(ABC):
         """See `Dataplane.carried`."""
         return 0
 
-    def own_endpoints(self) -> frozenset[tuple[str, int]]:
+    def follow(self, changes: Mapping[Frontend, Answer | None]) -> None:  # noqa: B027 - the kernel carries them
+        """See `Dataplane.follow`."""
+
+    def own_endpoints(self) -> Mapping[Frontend, frozenset[tuple[str, int]]]:
         """See `Dataplane.own_endpoints`; backends answer by themselves."""
-        return frozenset()
+        return {}
 
     def close(self) -> None:  # noqa: B027 - nothing is open
         """See `Dataplane.close`."""

@@ -67,6 +67,7 @@ class UserspaceDataplane(PlainDataplane):
         self._tables = {family: Table(family) for family in FAMILIES}
         self._settings: NodeSettings | None = None
         self._left_alone: set[Family] = set()
+        self._abandoned: set[Frontend] = set()
         self._next_check = 0.0
         self._ends: float | None = None
         self._disturbed = False
@@ -86,6 +87,7 @@ class UserspaceDataplane(PlainDataplane):
         self._settings, self._disturbed, self._ends = plan.settings, False, None
         self._next_check = self._clock() + plan.settings.sync_period
         self._left_alone.clear()
+        self._abandoned.clear()
         written = adopt_families(plan, lambda family, answers: self._adopt_family(family, answers, plan.settings))
         self._close_unused()
         self._proxy.set_idle_timeout(plan.settings.userspace.udp_idle_timeout)
@@ -128,7 +130,8 @@ class UserspaceDataplane(PlainDataplane):
             if read_structure(self._port.wire, SCHEMA, family) is None:
                 continue
             for led in frontends_held(family, read_held(self._port.wire, SCHEMA, family)):
-                known = self._backends(led.target.frontend, inside=led.target.inside) if led.to in own else ()
+                is_ours = led.to is not None and own.get(led.target) == led.to
+                known = self._backends(led.target.frontend, inside=led.target.inside) if is_ours else ()
                 found[led.target.frontend].update(known)
         return {frontend: tuple(sorted(backends)) for frontend, backends in found.items()}
 
@@ -180,9 +183,20 @@ class UserspaceDataplane(PlainDataplane):
         """See `Dataplane.carried`."""
         return self._proxy.carried()
 
-    def own_endpoints(self) -> frozenset[tuple[str, int]]:
-        """Return address and port of what connections are translated to in place of backends."""
-        return self._proxy.endpoints()
+    def follow(self, changes: Mapping[Frontend, Answer | None]) -> None:
+        """See `Dataplane.follow`: clients of UDP leave a backend that left, and a port that is not wanted any more."""
+        there = [target for target in self._proxy.targets() if target.frontend in changes]
+        wanted = {t: wish for f, answer in changes.items() if answer for t, wish in wishes_of(f, answer)}
+        wishes = {target: wanted[target] for target in there if target in wanted}
+        self._proxy.change(wishes, {}, 0.0)
+        self._proxy.close_ports([target for target in there if target not in wanted])
+
+    def own_endpoints(self) -> dict[Frontend, frozenset[tuple[str, int]]]:
+        """See `Dataplane.own_endpoints`; a former agent's frontends of which nothing is left are among them."""
+        found = dict.fromkeys(self._abandoned, frozenset[tuple[str, int]]())
+        for target, endpoint in self._proxy.endpoints().items():
+            found[target.frontend] = found.get(target.frontend, frozenset()) | {endpoint}
+        return found
 
     def cleanup(self) -> None:
         """Delete the tables and the routes, and end all connections."""
@@ -208,7 +222,9 @@ class UserspaceDataplane(PlainDataplane):
             if not self._has_route(family):
                 self._routes.change(family, [_route(family)], ())
             found = self._fixed[family].look(drop_invalid=True)
-            entries = self._entries(answers, ports_held(family, found.held), settings, refused)
+            former = ports_held(family, found.held)
+            self._abandoned |= {target.frontend for target in former} - answers.keys()
+            entries = self._entries(answers, former, settings, refused)
             draft = self._write_family(family, entries, settings, found.held)
         except (DataplaneError, OSError) as error:
             self._left_alone.add(family)

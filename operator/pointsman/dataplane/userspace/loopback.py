@@ -92,9 +92,13 @@ class WithLoopback:
         """See `Dataplane.carried`."""
         return self._inner.carried() + self._proxy.carried()
 
-    def own_endpoints(self) -> frozenset[tuple[str, int]]:
-        """See `UserspaceDataplane.own_endpoints`; nothing is translated to the ports on loopback."""
-        return frozenset()
+    def follow(self, changes: Mapping[Frontend, Answer | None]) -> None:
+        """See `Dataplane.follow`; retired, there is no port on loopback that could."""
+        self._inner.follow(changes)
+
+    def own_endpoints(self) -> Mapping[Frontend, frozenset[tuple[str, int]]]:
+        """See `Dataplane.own_endpoints`; nothing is translated to the ports on loopback."""
+        return self._inner.own_endpoints()
 
     def cleanup(self) -> None:
         """See `Dataplane.cleanup`."""

@@ -52,6 +52,9 @@ class Place(msgspec.Struct, frozen=True, gc=False):
     ports: tuple[int, ...] = (0,)
 
 
+_ANYWHERE: Final = Place("")
+
+
 class Opened(msgspec.Struct, frozen=True):
     """What became of a change.
 
@@ -105,9 +108,9 @@ class Proxy:
         """Why new connections wait, with the remedy; "" when they don't."""
         return self._context.room.problem if self._context else ""
 
-    def endpoints(self) -> frozenset[Key]:
-        """Return address and port of every port."""
-        return frozenset((address, number) for address, number, _ in tuple(self._ports.values()))
+    def endpoints(self) -> dict[Target, Key]:
+        """Return address and port of each target."""
+        return {target: (address, number) for target, (address, number, _) in tuple(self._ports.items())}
 
     def carried(self) -> int:
         """Return how many connections and clients (of UDP) there are."""
@@ -175,7 +178,8 @@ class Proxy:
     ) -> Opened:
         ports: dict[Target, int] = {}
         refused: dict[Target, str] = {}
-        for target, wish in wishes.items():
+        # Who comes back to a port goes before who takes any: that may be the same one.
+        for target, wish in sorted(wishes.items(), key=lambda each: not any(places.get(each[0], _ANYWHERE).ports)):
             if target in self._ports:
                 self._ports[target][2].update(wish)
             else:
