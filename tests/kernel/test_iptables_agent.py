@@ -1,4 +1,7 @@
-"""A real agent in the mode iptables, in both variants: killed, started again, disturbed, cleaned up behind."""
+"""A real agent in the mode iptables, in both variants: killed, started again, disturbed, cleaned up behind.
+
+On a node that no kubelet guards, also: who reaches what listens on 127.0.0.1 alone (kubernetes/kubernetes#90259).
+"""
 
 from __future__ import annotations
 
@@ -12,11 +15,12 @@ from support.iptables import VARIANTS, as_kubelet_does, run
 from support.manifests import service, slices
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from pointsman.dataplane.iptables.variant import Variant
     from pointsman.model.plan import Family
+    from support.manifests import Document
 
     from .conftest import Ground
 
@@ -44,6 +48,9 @@ REPAIRS = {
 }
 ONE_RULE = [("-t", "nat", "-R", "KUBE-MARK-MASQ", "1", "-j", "MARK", "--set-xmark", "0x8000/0x8000")]
 """It is as long as the one before: the legacy variant does not tell of it."""
+PRIVATE = 9000
+"""A port on loopback that is no Service's."""
+ROUTED = "net/ipv4/conf/all/route_localnet"
 
 
 @pytest.fixture(params=VARIANTS)
@@ -116,3 +123,103 @@ def test_cleanup_leaves_nothing(node: Supervised, variant: Variant) -> None:
     assert not server_at(node.ground.client, VIP[4])
     node.start()
     assert server_at(node.ground.client, VIP[4])
+
+
+@pytest.fixture
+def bare(ground: Ground, tmp_path: Path, variant: Variant) -> Iterator[Supervised]:
+    """A node without kubelet, with a program on loopback, and a pod that sends to 127.0.0.1 by way of the node."""
+    run(ground.node, variant, "iptables", "-t", "mangle", "-A", "PREROUTING", "-j", "ACCEPT")  # tells the variant
+    ground.servers.start(ground.node, PRIVATE, address="127.0.0.1", name="private")
+    neighbour = ground.pods[0].namespace
+    way = neighbour.run("ip", "-4", "route", "show", "default").split()[1:]
+    neighbour.run("ip", "address", "del", "127.0.0.1/8", "dev", "lo")
+    neighbour.run("ip", "route", "add", "127.0.0.1/32", *way)
+    neighbour.sysctl({ROUTED: "1"})
+    with supervised(ground, tmp_path) as made:
+        made.write("iptables.json", CONFIG)
+        made.write("web.json", service("web", VIP[4], VIP[6], node_port=PORT), *slices("web", *ground.pods[1:]))
+        made.start()
+        yield made
+
+
+def opt_in(node: Supervised) -> None:
+    node.put("iptables.json", with_spec(iptables={"localhostNodePorts": True}))
+    assert server_at(node.ground.node, "127.0.0.1", PORT) in {"web-2", "web-3"}
+
+
+def with_spec(**fields: object) -> Document:
+    return {**CONFIG, "spec": {**CONFIG["spec"], **fields}}
+
+
+def routed(node: Supervised) -> int:
+    return int(node.ground.node.namespace.run("cat", f"/proc/sys/{ROUTED}"))
+
+
+def neighbour_gets_in(node: Supervised) -> bool:
+    return bool(server_at(node.ground.pods[0], "127.0.0.1", PRIVATE))
+
+
+def switch_off(node: Supervised) -> None:
+    node.put("iptables.json", CONFIG)
+
+
+def change_mode(node: Supervised) -> None:
+    node.put("iptables.json", with_spec(mode="nftables"))
+
+
+def change_mode_after_a_kill(node: Supervised) -> None:
+    node.agent.kill()
+    node.write("iptables.json", with_spec(mode="nftables"))
+    node.start()
+
+
+def change_mode_after_a_kill_and_a_flush(node: Supervised) -> None:
+    node.agent.kill()
+    for table in ("nat", "filter"):
+        for option in ("-F", "-X"):
+            run(node.ground.node, "nft", "iptables", "-t", table, option)
+            run(node.ground.node, "legacy", "iptables", "-t", table, option)
+    node.write("iptables.json", with_spec(mode="nftables"))
+    node.start()
+
+
+def clean_up(node: Supervised) -> None:
+    node.agent.kill()
+    node.run("cleanup")
+
+
+LEAVING = (switch_off, change_mode, change_mode_after_a_kill, change_mode_after_a_kill_and_a_flush, clean_up)
+
+
+@pytest.mark.parametrize("leave", LEAVING)
+def test_neighbours_are_kept_out_of_loopback(bare: Supervised, leave: Callable[[Supervised], None]) -> None:
+    host = bare.ground.node
+    assert not server_at(host, "127.0.0.1", PORT)
+    assert (routed(bare), neighbour_gets_in(bare)) == (0, False)
+    opt_in(bare)
+    assert routed(bare)
+    with Load(bare.ground.pods[0], "127.0.0.1", PRIVATE, timeout=0.02) as neighbour:
+        neighbour.wait(3)
+        leave(bare)
+        neighbour.wait(3)
+    if leave != change_mode_after_a_kill_and_a_flush:
+        assert neighbour.spread().answered == 0
+    assert (routed(bare), neighbour_gets_in(bare)) == (0, False)
+    if leave != clean_up:
+        assert server_at(bare.ground.client, host.address(), PORT)
+    if leave != switch_off:
+        assert not any("KUBE-FIREWALL" in rule for each in ("nft", "legacy") for rule in rules(bare, each))
+    host.namespace.sysctl({ROUTED: "1"})
+    for each in ("nft", "legacy"):
+        run(host, each, "iptables", "-F")
+    assert neighbour_gets_in(bare), "a neighbour that is let in is seen"
+
+
+def test_loopback_that_another_program_has_routed_stays_guarded(bare: Supervised) -> None:
+    bare.ground.node.namespace.sysctl({ROUTED: "1"})
+    opt_in(bare)
+    change_mode(bare)
+    assert (routed(bare), neighbour_gets_in(bare)) == (1, False)
+    bare.agent.kill()
+    assert "iptables:" not in bare.run("cleanup")
+    assert (routed(bare), neighbour_gets_in(bare)) == (1, False)

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import time
 from collections import Counter
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
 
 from pointsman.api.proxyconfig import ProxyConfigSpec
+from pointsman.dataplane.iptables.tools import Tools
+from pointsman.dataplane.protocol import DataplaneError
+from pointsman.dataplane.sysctl import apply_iptables, routes_loopback
 from pointsman.lab.traffic import Answered, Held, Refused, TimedOut, connect
 from pointsman.model.plan import Answer, Delta, IptablesSettings, Pool
 from support.flows import Flow
@@ -22,6 +28,7 @@ from .test_nftables_founding import CLUSTER_IP, ENDPOINTS, EXAMPLE, build
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from pointsman.dataplane.iptables.tools import Failure
     from pointsman.dataplane.iptables.variant import Variant
     from pointsman.lab.network import Network
     from pointsman.lab.servers import Server, Servers
@@ -249,6 +256,47 @@ def test_node_ports_answer_on_loopback_when_that_is_asked_for(node: Chained) -> 
     node.dataplane.apply(Delta({}, settings=node.plan.settings))
     assert isinstance(connect(host, "127.0.0.1", 30080), Refused)
     assert reach(node.ground.client, node_port(), at=host.address()) in "ab"
+
+
+def test_loopback_is_guarded_until_it_is_not_routed_any_more(node: Chained, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And where that can't be, the guard stays until it can."""
+    route_loopback(node)
+    opened, restore = Path.write_text, Tools.restore
+    seen: list[tuple[bool, bool]] = []
+
+    def refuse(path: Path, *arguments: Any, **named: Any) -> int:  # noqa: ANN401 (whatever the caller gives)
+        if path.name == "route_localnet":
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        return opened(path, *arguments, **named)
+
+    def look(tools: Tools, family: Family, text: str) -> Failure | None:
+        failure = restore(tools, family, text)
+        if (family, tools.variant) == (4, node.variant):
+            seen.append((routes_loopback(), is_guarded(node)))
+        return failure
+
+    monkeypatch.setattr(Tools, "restore", look)
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "write_text", refuse)
+        with pytest.raises(DataplaneError, match=r"so that KUBE-FIREWALL stays .*; run `sysctl -w .*route_localnet=0`"):
+            node.dataplane.cleanup()
+    assert seen == [(True, True)]
+    assert [rule for rule in node.rules() if "KUBE-S" in rule] == []
+    seen.clear()
+    node.dataplane.cleanup()
+    assert seen == [(False, False)]
+    assert not [rule for rule in node.rules() if "KUBE" in rule or "POINTSMAN" in rule]
+
+
+def route_loopback(node: Chained) -> None:
+    settings = msgspec.structs.replace(node.plan.settings, iptables=IptablesSettings(localhost_node_ports=True))
+    node.dataplane.apply(Delta({}, settings=settings))
+    with node.ground.node.namespace.entered():
+        assert apply_iptables(with_loopback=True) == ()
+
+
+def is_guarded(node: Chained) -> bool:
+    return "-A INPUT -j KUBE-FIREWALL" in node.rules()
 
 
 @FAMILIES
