@@ -5,7 +5,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pointsman.dataplane.userspace.balancer import TIMEOUTS, Balancer, ring_of
+from pointsman.dataplane.userspace.balancer import Balancer, ring_of
 from pointsman.model.plan import Backend
 
 A, B, C = (Backend(f"10.0.0.{number}", 80) for number in (1, 2, 3))
@@ -60,7 +60,7 @@ def test_each_that_is_silent_gives_the_next_one_more_time() -> None:
     while attempt := attempts.next():
         found.append(attempt)
         attempts.timed_out()
-    assert found == [(A, TIMEOUTS[0]), (B, TIMEOUTS[1]), (A, TIMEOUTS[2]), (B, TIMEOUTS[3])]
+    assert found == [(A, 0.25), (B, 0.5), (A, 1.0), (B, 2.0)]
 
 
 def test_who_refuses_is_not_tried_again_and_who_was_silent_is() -> None:

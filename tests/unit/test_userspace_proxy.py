@@ -236,10 +236,12 @@ def test_when_all_are_silent_the_client_hears_it_after_all_tries(hand: Hand) -> 
         port = StreamPort(hand.context, 4, bound_socket(4, socket.SOCK_STREAM, LOCAL, [0]), Wish((backend(dead),)))
         stack.enter_context(connected(port._listener.getsockname()))  # type: ignore[union-attr]
         hand.until(lambda: len(port))
-        for seconds in (0.26, 0.51, 1.01):
-            hand.later(seconds)
-            assert len(port)
-        hand.later(2.01)
+        moment = 1 / 64
+        for seconds in (0.25, 0.5, 1.0, 2.0):
+            assert len(port), "the next try"
+            hand.later(seconds - moment)
+            assert len(port), "there is time left"
+            hand.later(moment)
         assert not len(port)
         port.abort()
 
@@ -252,6 +254,18 @@ def test_affinity_by_the_clients_address(proxy: Proxy) -> None:
         assert sorted(proxy.tallies()[TCP].backends.values()) == [(4, 4)]
         for client in clients:
             client.close()
+
+
+def test_a_client_stays_with_the_one_that_answered_when_its_first_one_refused(proxy: Proxy) -> None:
+    with socket.socket() as back, listening() as server:
+        back.bind((LOCAL, 0))
+        address = opened(proxy, TCP, backend(back), backend(server), affinity=60)
+        with connected(address):
+            server.accept()[0].close()
+            until(lambda: proxy.tallies()[TCP].total == 1)
+        back.listen()
+        with connected(address):
+            server.accept()[0].close()
 
 
 def test_connections_outlive_their_port_and_their_backends_place(proxy: Proxy) -> None:
@@ -404,6 +418,20 @@ def test_when_all_refuse_datagrams_the_client_is_forgotten(proxy: Proxy) -> None
         address = opened(proxy, UDP, dead)
         client.sendto(b"?", address)
         until(lambda: proxy.tallies()[UDP].total == 1 and proxy.carried() == 0)
+
+
+def test_a_client_of_datagrams_stays_with_the_one_that_answered_when_its_first_one_refused(proxy: Proxy) -> None:
+    """Each socket of the client is a flow of its own; affinity goes by its address."""
+    with datagrams() as gone:
+        dead = backend(gone)
+    with datagrams() as server, datagrams() as first, datagrams() as second:
+        address = opened(proxy, UDP, dead, backend(server), affinity=60)
+        first.sendto(b"1", address)
+        assert server.recvfrom(100)[0] == b"1"
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as back:
+            back.bind((dead.address, dead.port))
+            second.sendto(b"2", address)
+            assert server.recvfrom(100)[0] == b"2"
 
 
 def test_clients_of_a_backend_that_left_get_another_one_and_those_of_one_that_drains_stay(proxy: Proxy) -> None:
