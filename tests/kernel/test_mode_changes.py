@@ -6,22 +6,27 @@ from contextlib import contextmanager
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 
+from pointsman.dataplane.iptables import IptablesDataplane
 from pointsman.dataplane.nftables import NftablesDataplane
 from pointsman.dataplane.protocol import DataplaneError
+from pointsman.dataplane.userspace import UserspaceDataplane
 from pointsman.lab.network import Network
 from pointsman.lab.servers import Servers
+from pointsman.lab.waiting import wait_until
+from pointsman.model.plan import UserspaceSettings
 from support.latest import Latest
 from support.mode_changes import SERVICE, VIP, ChangingNode, Flows, Lines, changing_node, expect, slices_at
 
 from .conftest import lay_ground
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from pointsman.api.names import Mode
-    from pointsman.dataplane.protocol import Written
+    from pointsman.dataplane.protocol import Dataplane, Written
     from pointsman.lab.network import Host
     from pointsman.model.plan import Plan
 
@@ -51,35 +56,83 @@ def node(_needs: None, _node: Latest[ChangingNode]) -> ChangingNode:
 
 
 @pytest.mark.parametrize(("before", "after"), list(pairwise(WAY)))
-def test_nobody_notices_a_change(node: ChangingNode, before: Mode, after: Mode) -> None:
+def test_nobody_notices_a_change(
+    node: ChangingNode, before: Mode, after: Mode, capsys: pytest.CaptureFixture[str]
+) -> None:
     node.put_in_force(before)
-    expect(node.change(after, connections=100), before, after)
+    expect(node.change(after, connections=100), before, after, capsys)
 
 
-class Unlucky(NftablesDataplane):
+class UnluckyNftables(NftablesDataplane):
     """Writes the whole plan, and then fails: it decides already."""
 
     def adopt(self, plan: Plan) -> Written:
         super().adopt(plan)
-        raise DataplaneError("the second family is busy")
+        raise BUSY
 
 
-def test_nobody_notices_a_change_that_fails_half_way(ground: Ground) -> None:
-    with changing_node(ground, {"nftables": Unlucky}) as node:
-        node.put_in_force("iptables")
-        before = rules_of(ground)
+class UnluckyIptables(IptablesDataplane):
+    """As `UnluckyNftables`."""
+
+    def adopt(self, plan: Plan) -> Written:
+        super().adopt(plan)
+        raise BUSY
+
+
+class UnluckyUserspace(UserspaceDataplane):
+    """As `UnluckyNftables`; its proxy has connections by then, and forgets those that ended soon."""
+
+    def adopt(self, plan: Plan) -> Written:
+        settings = msgspec.structs.replace(plan.settings, userspace=UserspaceSettings(udp_idle_timeout=5.0))
+        super().adopt(msgspec.structs.replace(plan, settings=settings))
+        raise BUSY
+
+
+BUSY = DataplaneError("the second family is busy")
+UNLUCKY: Mapping[Mode, Callable[[], Dataplane]] = {
+    "nftables": UnluckyNftables,
+    "iptables": UnluckyIptables,
+    "userspace": UnluckyUserspace,
+}
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("iptables", "nftables"),
+        ("userspace", "nftables"),
+        ("nftables", "iptables"),
+        ("userspace", "iptables"),
+        ("nftables", "userspace"),
+        ("iptables", "userspace"),
+    ],
+)
+def test_nobody_notices_a_change_that_fails_half_way(ground: Ground, before: Mode, after: Mode) -> None:
+    with changing_node(ground, {after: UNLUCKY[after]}) as node:
+        node.put_in_force(before)
+        held = held_by(ground)
         outcomes = []
-        seen = node.watch(lambda: outcomes.append(node.ask_for("nftables")))
-        expect(seen, "iptables", "nftables")
+        seen = node.watch(lambda: outcomes.append(node.ask_for(after)))
+        expect(seen, before, after)
         (facts,) = [outcome.facts for outcome in outcomes]
-        assert (facts.mode, facts.wanted, facts.why) == ("iptables", "nftables", "nftables: the second family is busy")
-        assert rules_of(ground) == before, "nothing of the other one is left"
+        assert (facts.mode, facts.wanted, facts.why) == (before, after, f"{after}: the second family is busy")
+        if after == "userspace":
+            assert set(facts.draining) == {"userspace"}, "it serves what came to it meanwhile"
+            wait_until(lambda: node.draining() == {}, "its connections end", patience=30, pause=0.1)
+        assert held_by(ground) == held, "nothing of the other one is left"
 
 
-def rules_of(ground: Ground) -> list[str]:
-    """Return all chains of all families and their rules, without counters."""
-    listing = ground.node.namespace.run("nft", "-s", "list", "ruleset")
-    return [line for line in listing.splitlines() if "counter packets" not in line]
+def held_by(ground: Ground) -> list[str]:
+    """Return our tables and chains with their rules, without counters; routes to the node itself, and listeners."""
+    run = ground.node.namespace.run
+    tables = [each for each in run("nft", "-s", "list", "ruleset").split("table ") if "pointsman" in each[:20]]
+    saved = [run("xtables-nft-multi", f"{command}-save") for command in ("iptables", "ip6tables")]
+    return [
+        *(line for table in tables for line in table.splitlines() if "counter packets" not in line),
+        *(line for each in saved for line in each.splitlines() if line.startswith(("-A", ":KUBE", ":POINTSMAN"))),
+        *(run("ip", family, "route", "show", "table", "local") for family in ("-4", "-6")),
+        *sorted(run("ss", "-Hltn").splitlines()),
+    ]
 
 
 class Slow(NftablesDataplane):
