@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
     from typing import Self
 
+    import pytest
+
     from kernel.conftest import Ground
     from pointsman.agent.outcome import Outcome
     from pointsman.api.names import Mode
@@ -82,8 +84,11 @@ def documented() -> dict[tuple[str, str], str]:
     return {(before, after): cells for before, after, cells in rows}
 
 
-def expect(seen: Seen, before: Mode, after: Mode) -> None:
-    """Compare what clients saw with what the page says."""
+def expect(seen: Seen, before: Mode, after: Mode, capsys: pytest.CaptureFixture[str] | None = None) -> None:
+    """Compare what clients saw with what the page says; with `capsys`, print it as a row of the page's table."""
+    if capsys is not None:
+        with capsys.disabled():
+            print(f"\n| {before} | {after} | {seen} |")  # noqa: T201 (a measurement)
     assert str(seen) == documented()[before, after], seen.how
 
 

@@ -34,6 +34,8 @@ def node(shared: Shared, _node: Latest[ChangingNode]) -> ChangingNode:
 
 
 @pytest.mark.parametrize(("before", "after"), list(pairwise(WAY)))
-def test_nobody_notices_a_change(node: ChangingNode, before: Mode, after: Mode) -> None:
+def test_nobody_notices_a_change(
+    node: ChangingNode, before: Mode, after: Mode, capsys: pytest.CaptureFixture[str]
+) -> None:
     node.put_in_force(before)
-    expect(node.change(after), before, after)
+    expect(node.change(after), before, after, capsys)
