@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from pointsman.agent.modes import Choice, NoModeError, choose
+from pointsman.agent.modes import Choice, NoModeError, choose, why_not_installed
 from pointsman.agent.outcome import Kernel
 from pointsman.agent.syncer import Syncer
 from pointsman.api.nodeproxy import NodeProxy
@@ -228,7 +228,7 @@ def test_another_configuration_changes_the_mode_at_once() -> None:
     assert (told(outcome)[:2], outcome.switched) == (("ipvs", "ipvs"), True)
     assert node.machine.did() == [("ipvs", "adopt"), ("nftables", "retire"), ("nftables", "cleanup")]
     outcome = node.sync(node.configure(mode="iptables"))
-    assert told(outcome) == ("nftables", "iptables", "iptables: it is not in this release yet", 30.0)
+    assert told(outcome) == ("nftables", "iptables", f"iptables: {why_not_installed('iptables')}", 30.0)
     assert node.machine.did() == [("nftables", "adopt"), ("ipvs", "retire"), ("ipvs", "cleanup")]
     outcome = node.sync(node.configure(mode="iptables", fallbackModes=["userspace", "ipvs"]))
     assert told(outcome)[0] == "ipvs"

@@ -6,7 +6,7 @@ import logging
 from typing import TYPE_CHECKING, Final
 
 from pointsman.agent.low_files import LowFiles
-from pointsman.api.names import is_own_name
+from pointsman.agent.modes import why_not_installed
 from pointsman.dataplane.protocol import DataplaneError, Support
 from pointsman.model.problems import Problem
 
@@ -27,7 +27,7 @@ class Dataplanes:
     drains, as long as connections need it. `tend` ends it then, or when its time is over.
 
     Args:
-        openers: by mode; a mode that is not there is not in this release, or not installed.
+        openers: by mode; a mode that is not there is not installed.
         traces: tells whether a mode may have left something in the kernel that no agent tends any more; cheap, and
             without effect on the kernel.
         monotonic: seconds.
@@ -107,7 +107,7 @@ class Dataplanes:
     def support(self, mode: Mode) -> Support:
         """Ask the kernel what it can do in a mode; one that it supports is open afterwards."""
         if mode not in self._openers:
-            return Support(available=False, reason=_why_not_there(mode))
+            return Support(available=False, reason=why_not_installed(mode))
         if mode == self.mode:
             return self._ask_anew(mode)
         found = self._ask(mode)
@@ -315,12 +315,6 @@ class Dataplanes:
     def _close(self, mode: Mode) -> None:
         if mode in self._open:
             _close(self._open.pop(mode))
-
-
-def _why_not_there(mode: Mode) -> str:
-    if not is_own_name(mode):
-        return "it is not in this release yet"
-    return f"no dataplane {mode} is installed on this node; pip install the package that has it into the agents' image"
 
 
 def _works(dataplane: Dataplane) -> bool:

@@ -62,3 +62,8 @@ def choose(wanted: Mode, fallbacks: Iterable[Mode], support: Callable[[Mode], Su
             return Choice(mode, wanted, found.schedulers, "; ".join(passed_over))
         passed_over.append(f"{mode}: {found.reason}")
     raise NoModeError(f"no mode works on this node: {'; '.join(passed_over)}")
+
+
+def why_not_installed(mode: Mode) -> str:
+    """Say of a mode that nobody can open here, as only one that somebody else made can be, why and what to do."""
+    return f"no dataplane {mode} is installed on this node; pip install the package that has it into the agents' image"

@@ -192,10 +192,11 @@ def _in_force(planner: Planner, kernel: Kernel, mode: str) -> tuple[Mode, tuple[
 
 
 def _support(kernel: Kernel, mode: Mode) -> Support:
+    from pointsman.agent.modes import why_not_installed  # noqa: PLC0415 (as above)
     from pointsman.dataplane.protocol import DataplaneError, Support  # noqa: PLC0415 (as above)
 
     if mode not in kernel.dataplanes:
-        return Support(available=False, reason="it is not in this release")
+        return Support(available=False, reason=why_not_installed(mode))
     try:
         dataplane = kernel.dataplanes[mode]()
     except (DataplaneError, OSError) as error:
