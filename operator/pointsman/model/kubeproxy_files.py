@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from pointsman.api.kubeproxy import KIND
 from pointsman.model.documents import UnreadableError, documents
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_KIND: Final = "KubeProxyConfiguration"
 _GROUP: Final = "kubeproxy.config.k8s.io"
 _VERSION: Final = f"{_GROUP}/v1alpha1"
 
@@ -51,12 +51,12 @@ def kube_proxy_configuration(data: bytes) -> Found:
     if not found:
         what = f"has {', '.join(dict.fromkeys(kinds))}" if kinds else "is empty"
         raise NotFoundError(
-            f"{what}, and no {_KIND}; name kube-proxy's --config file, or what "
+            f"{what}, and no {KIND}; name kube-proxy's --config file, or what "
             "`kubectl -n kube-system get configmap kube-proxy -o yaml` prints"
         )
     if len(found) > 1:
         places = " and ".join(each.place or "a document" for each in found)
-        raise NotFoundError(f"has {len(found)} of kind {_KIND} ({places}); leave one of them in the file")
+        raise NotFoundError(f"has {len(found)} of kind {KIND} ({places}); leave one of them in the file")
     _check_version(found[0])
     return found[0]
 
@@ -97,7 +97,7 @@ def _kind(document: object) -> str:
 def _in_object(document: object) -> Iterator[Found]:
     if not isinstance(document, dict):
         return
-    if document.get("kind") == _KIND:
+    if document.get("kind") == KIND:
         yield Found("", document)
     elif document.get("kind") == "ConfigMap":
         yield from _in_config_map(document)
@@ -108,9 +108,9 @@ def _in_config_map(config_map: dict[str, Any]) -> Iterator[Found]:
     names = metadata if isinstance(metadata, dict) else {}
     name = "/".join(str(names[key]) for key in ("namespace", "name") if names.get(key))
     for key, text in data.items() if isinstance(data, dict) else ():
-        if not isinstance(text, str) or _KIND not in text:
+        if not isinstance(text, str) or KIND not in text:
             continue
         place = f"ConfigMap {name}, {key}"
         for document in _documents(text.encode(), place):
-            if _kind(document) == _KIND and isinstance(document, dict):
+            if _kind(document) == KIND and isinstance(document, dict):
                 yield Found(place, document)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter as Tally
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
-import msgspec
-
 from pointsman.dataplane.iptables import reading
 from pointsman.dataplane.iptables.change import Change
+from pointsman.dataplane.iptables.counting import counters_of
 from pointsman.dataplane.iptables.fixed import (
     JUMPS,
     LISTS,
@@ -20,14 +18,15 @@ from pointsman.dataplane.iptables.fixed import (
     fixed_chains,
     guards_loopback,
 )
-from pointsman.dataplane.iptables.names import FILTER, NAT, SHARED, TABLES, Table, is_own
-from pointsman.dataplane.iptables.services import port_rules, takers
+from pointsman.dataplane.iptables.names import FILTER, NAT, SHARED, TABLES, is_own
+from pointsman.dataplane.iptables.services import port_rules
 from pointsman.dataplane.iptables.words import pods_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pointsman.dataplane.iptables.change import PortKey
+    from pointsman.dataplane.iptables.counting import FrontendCounters
     from pointsman.dataplane.iptables.fixed import Rules
     from pointsman.dataplane.iptables.names import Place
     from pointsman.dataplane.iptables.services import Line, PortRules
@@ -38,31 +37,6 @@ Held = Mapping[str, Mapping[str, tuple[str, ...]]]
 
 Of the built-in chains (PREROUTING, INPUT, …) it has only the rules that jump to our chains.
 """
-
-
-class Counter(msgspec.Struct, frozen=True, gc=False):
-    """Whose packets a backend's rules count.
-
-    Attributes:
-        weight: the backend's share of new connections.
-        rules: the rules of the table ``nat`` whose packets are this backend's connections; summed.
-    """
-
-    weight: int
-    rules: tuple[str, ...]
-
-
-class Counters(msgspec.Struct, frozen=True, gc=False):
-    """Where the connections of one frontend are counted.
-
-    Attributes:
-        rules: table and rule; their packets are new connections, summed. In ``filter`` each attempt counts.
-        backends: by address and port. All addresses of a Service's port share its endpoints' chains, so that a
-            backend's connections stand at the first of them, and the others have none.
-    """
-
-    rules: tuple[tuple[Table, str], ...]
-    backends: Mapping[tuple[str, int], Counter]
 
 
 _MOST_REMOVED: Final = 64
@@ -87,8 +61,8 @@ class Ruleset:
         self._rules: dict[PortKey, PortRules] = {}
         self._port_of: dict[Frontend, PortKey] = {}
         self._shared: set[str] = set()
-        self._counters: dict[PortKey, dict[Frontend, Counters]] = {}
-        self._sizes: Tally[str] = Tally()
+        self._counters: dict[PortKey, dict[Frontend, FrontendCounters]] = {}
+        self._sizes: Counter[str] = Counter()
 
     def adoption(self, answers: Mapping[Frontend, Answer], settings: NodeSettings, held: Held) -> Change:
         """Make the change that leads from whatever the kernel holds to a whole plan.
@@ -198,10 +172,10 @@ class Ruleset:
         """Return what is in force, as far as the agent wrote it."""
         return {frontend: answer for members in self._members.values() for frontend, answer in members.items()}
 
-    def counted(self) -> Mapping[Frontend, Counters]:
+    def counted(self) -> Mapping[Frontend, FrontendCounters]:
         """Say which rules count the connections of each frontend and of its backends."""
         for key in self._rules.keys() - self._counters.keys():
-            self._counters[key] = _counters(self._rules[key], self._members[key])
+            self._counters[key] = counters_of(self._rules[key], self._members[key])
         return {frontend: found for port in self._counters.values() for frontend, found in port.items()}
 
     def backends(self, held: Held) -> Mapping[Frontend, tuple[Backend, ...]]:
@@ -383,24 +357,3 @@ def _complete_shared(change: Change, family: Family, settings: NodeSettings, hav
         if rule not in have:
             change.add(FILTER, (rule,), first=True)
     have.update((SHARED, SHARED_RULE, *SHARED_JUMPS.values()))
-
-
-def _counters(port: PortRules, members: Mapping[Frontend, Answer]) -> dict[Frontend, Counters]:
-    ways: defaultdict[Frontend, list[tuple[Table, str]]] = defaultdict(list)
-    refusals: defaultdict[Frontend, list[tuple[Table, str]]] = defaultdict(list)
-    for line in port.lines:
-        (ways if line.place[0] == NAT else refusals)[line.frontend].append((line.place[0], line.rule))
-    counted: set[tuple[str, int]] = set()
-    found: dict[Frontend, Counters] = {}
-    for frontend in port.order:
-        answer = members[frontend]
-        backends: dict[tuple[str, int], Counter] = {}
-        for pool in (answer.pool, answer.outside) if answer.outside else (answer.pool,):
-            for backend in takers(pool):
-                where = backend.address, backend.port
-                if where not in backends:
-                    backends[where] = Counter(backend.weight, () if where in counted else port.endpoints[where])
-        counted |= backends.keys()
-        # Connections that a chain lets go on to be refused have been counted on their way there.
-        found[frontend] = Counters(tuple(ways.get(frontend) or refusals[frontend]), backends)
-    return found

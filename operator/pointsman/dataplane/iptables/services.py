@@ -33,6 +33,7 @@ from pointsman.dataplane.iptables.words import (
     network_text,
     source,
 )
+from pointsman.model.address import joined
 from pointsman.model.plan import NODE_PORT, Frontend
 
 if TYPE_CHECKING:
@@ -139,8 +140,10 @@ class _Writer:
         """Write the rule that leads to the endpoints' chains, and those chains."""
         if answer.exclusive and answer.outside is None and answer.source_ranges is None:
             chain = self._pool(answer.pool, answer.affinity, frontend)
+            port = f"-m {self._protocol} --dport {frontend.port}"
+            packets = f"{self._match(frontend)}{self._comment(' cluster IP')} {port}"
             masquerading = self._pools[chain][-1]
-            masquerading.extend(self._cluster_ip_masquerade(chain, frontend, answer))
+            masquerading.extend(self._masquerade(chain, answer, packets))
         else:
             chain = self._external(frontend, answer)
             if answer.source_ranges is not None:
@@ -176,15 +179,14 @@ class _Writer:
         answer = "tcp-reset" if self._protocol == "tcp" else _UNREACHABLE[self._family]
         return self._comment(" has no endpoints"), f"-j REJECT --reject-with {answer}"
 
-    def _cluster_ip_masquerade(self, chain: str, frontend: Frontend, answer: Answer) -> Iterator[str]:
-        match, rest = self._match(frontend), f"-m {self._protocol} --dport {frontend.port}"
-        note = self._comment(" cluster IP")
+    def _masquerade(self, chain: str, answer: Answer, packets: str) -> Iterator[str]:
+        """Write whose source is replaced, among the packets that a match means."""
         if answer.masquerade == "always":
-            yield f"-A {chain} {match}{note} {rest} -j {MARK_MASQUERADE}"
+            yield f"-A {chain} {packets} -j {MARK_MASQUERADE}"
         elif answer.masquerade == "off-cluster" and self._pods.mark:
-            yield f"-A {chain} {self._pods.strangers}{match}{note} {rest} -j {self._pods.mark}"
+            yield f"-A {chain} {self._pods.strangers}{packets} -j {self._pods.mark}"
         elif answer.masquerade == "node":
-            yield f"-A {chain} {match}{note} {rest} {LOCAL_SOURCE} -j {MARK_MASQUERADE}"
+            yield f"-A {chain} {packets} {LOCAL_SOURCE} -j {MARK_MASQUERADE}"
 
     def _external(self, frontend: Frontend, answer: Answer) -> str:
         """Write KUBE-EXT: who is masqueraded, and who gets which endpoints."""
@@ -194,20 +196,11 @@ class _Writer:
         if chain in self._chains:
             return chain
         if outside is None:
-            rules = [*self._external_masquerade(chain, answer), f"-A {chain} -j {pool}"]
+            rules = [*self._masquerade(chain, answer, self._about("masquerade traffic for")), f"-A {chain} -j {pool}"]
         else:
             rules = [*self._inside_clients(chain, answer, pool), *self._outside_clients(chain, answer, outside)]
         self._chains[chain] = tuple(rules)
         return chain
-
-    def _external_masquerade(self, chain: str, answer: Answer) -> Iterator[str]:
-        note = self._about("masquerade traffic for")
-        if answer.masquerade == "always":
-            yield f"-A {chain} {note} -j {MARK_MASQUERADE}"
-        elif answer.masquerade == "off-cluster" and self._pods.mark:
-            yield f"-A {chain} {self._pods.strangers}{note} -j {self._pods.mark}"
-        elif answer.masquerade == "node":
-            yield f"-A {chain} {note} {LOCAL_SOURCE} -j {MARK_MASQUERADE}"
 
     def _inside_clients(self, chain: str, answer: Answer, pool: str) -> Iterator[str]:
         """Write where pods and the node itself go.
@@ -259,7 +252,7 @@ class _Writer:
         """Recall the client's backend, or choose one by chance: each by its weight's part of what is left."""
         ways = []
         for backend in backends:
-            endpoint = _joined(backend)
+            endpoint = joined(address_text(backend.address), backend.port)
             note = f"-A {chain} {self._comment(f' -> {endpoint}')}"
             ways.append((note, self._endpoint(backend, endpoint, affinity), backend.weight))
         rules = []
@@ -327,9 +320,3 @@ def _kind_of(answer: Answer) -> str:
         return "cluster IP"
     # The plan does not tell a load balancer's address that is open to all from an external IP.
     return "external IP" if answer.source_ranges is None else "loadbalancer IP"
-
-
-def _joined(backend: Backend) -> str:
-    if ":" in backend.address:
-        return f"[{address_text(backend.address)}]:{backend.port}"
-    return f"{backend.address}:{backend.port}"
