@@ -100,7 +100,8 @@ def ground(request: pytest.FixtureRequest, _needs: None) -> Iterator[Ground]:
     try:
         namespace.run("ip", "link", "set", "lo", "up")
         for address in (at.client, at.one, at.two):
-            namespace.run("ip", "address", "add", address, "dev", "lo")
+            # Until duplicates were looked for, it would be no source address.
+            namespace.run("ip", "address", "add", address, "dev", "lo", *(["nodad"] if at.family == 6 else []))
         # What nobody translates leaves through a link whose other end drops it.
         namespace.run("ip", "link", "add", "out", "type", "veth", "peer", "name", "void")
         for link in ("out", "void"):

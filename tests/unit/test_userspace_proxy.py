@@ -25,6 +25,8 @@ from pointsman.model.plan import Backend, Frontend
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from pointsman.model.plan import Family
+
 LOCAL = "127.0.0.1"
 TCP = Target(Frontend(4, "10.96.0.1", "tcp", 80))
 UDP = Target(Frontend(4, "10.96.0.1", "udp", 53))
@@ -387,6 +389,22 @@ def test_a_port_that_is_taken_is_told_and_the_former_one_is_taken_again(proxy: P
         assert proxy.change({TCP: Wish()}, {TCP: Place(LOCAL, (taken, 0))}, 120.0).ports[TCP] != taken
     proxy.close_ports([TCP])
     assert proxy.change({TCP: Wish()}, {TCP: Place(LOCAL, (taken, 0))}, 120.0).ports[TCP] == taken
+
+
+def test_who_comes_back_to_a_port_goes_before_who_takes_any(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The port that the kernel gives to the one could be that of the other."""
+    with listening() as sock:
+        former = sock.getsockname()[1]
+    asked = []
+
+    def open_one(family: Family, kind: int, address: str, ports: tuple[int, ...]) -> socket.socket:
+        asked.append(ports)
+        return bound_socket(family, kind, address, ports)
+
+    monkeypatch.setattr("pointsman.dataplane.userspace.proxy.bound_socket", open_one)
+    places = {TCP: Place(LOCAL), UDP: Place(LOCAL, (former, 0))}
+    assert proxy.change({TCP: Wish(), UDP: Wish()}, places, 120.0).ports[UDP] == former
+    assert asked == [(former, 0), (0,)]
 
 
 def test_datagrams_go_there_and_back_from_a_socket_for_each_client(proxy: Proxy) -> None:
