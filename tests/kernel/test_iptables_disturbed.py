@@ -137,6 +137,28 @@ def test_what_is_written_is_what_is_read(node: Chained) -> None:
     is_served(node)
 
 
+def test_each_sync_tells_how_many_rules_there_are_now(node: Chained) -> None:
+    for family in FAMILIES:
+        fill(node, family)
+    syncs = (
+        node.adopt,
+        node.restart,
+        lambda: node.put({}, gone=[vip(1)]),
+        lambda: node.put({vip(9): answer([])}),
+    )
+    for sync in syncs:
+        assert sync().rules == counted(node)
+
+
+def counted(node: Chained) -> dict[tuple[Family, str], int]:
+    """Count the rules that the node has; all of them are ours."""
+    found: dict[tuple[Family, str], int] = {}
+    for family in FAMILIES:
+        for table in "\n".join(node.rules(family)).split("*")[1:]:
+            found[family, table.partition("\n")[0]] = table.count("\n-A ")
+    return found
+
+
 def test_changes_lead_to_what_a_start_would_have_made(node: Chained) -> None:
     three = {family: fill(node, family) for family in FAMILIES}
     for number in (1, 3, 2, 0, 3):
