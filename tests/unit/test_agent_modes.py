@@ -18,7 +18,7 @@ from pointsman.model.objects import Endpoint, EndpointPort, EndpointSlice, Servi
 from pointsman.model.parse import key_of
 from pointsman.model.plan import Frontend
 from pointsman.policy.planner import Planner
-from support.machine_memory import Machine
+from support.machine_memory import Dataplane, Machine
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -508,6 +508,26 @@ def test_what_is_left_after_the_limit_is_ended(caplog: pytest.LogCaptureFixture)
     node.syncer.disturbed()
     assert node.machine.did("cleanup") == [("ipvs", "cleanup")]
     assert caplog.messages[-1] == "mode ipvs is through; 3 of its connections were ended"
+
+
+def test_what_a_dataplane_would_end_by_itself_is_counted_too(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The proxy stops at its own limit, and IPVS drops what is left, when they are tended."""
+    caplog.set_level(logging.INFO)
+    node, _ = changed("nftables", carried=50, drainTimeout="2s")
+
+    limit = node.now + 2.0
+
+    def tend(dataplane: Dataplane) -> None:
+        if node.now >= limit:
+            node.machine.carried[dataplane.mode] = 0
+
+    monkeypatch.setattr(Dataplane, "tend", tend)
+    node.now += 2.0
+    node.syncer.disturbed()
+    assert node.machine.did("cleanup") == [("ipvs", "cleanup")]
+    assert caplog.messages[-1] == "mode ipvs is through; 50 of its connections were ended"
 
 
 def test_a_mode_comes_back_while_it_drains_and_loses_nothing() -> None:

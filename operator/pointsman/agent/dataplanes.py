@@ -225,13 +225,15 @@ class Dataplanes:
         return found
 
     def _retire(self, mode: Mode, limit: float) -> Problem | None:
+        # Not later than the dataplane's own limit, so that what is ended is counted before.
+        deadline = self._monotonic() + limit
         try:
             carried = self._give_way(mode, limit)
         except (DataplaneError, OSError) as error:
             return self._why_left(mode, error)
         self._forget(mode)
         if carried:
-            self._draining[mode], self._deadlines[mode] = carried, self._monotonic() + limit
+            self._draining[mode], self._deadlines[mode] = carried, deadline
             _LOG.info("mode %s serves the %d connections that it has, for %g s at the most", mode, carried, limit)
         else:
             self.ended.add(mode)
@@ -255,10 +257,12 @@ class Dataplanes:
 
     def _tend(self, mode: Mode, deadline: float) -> Problem | None:
         dataplane = self._open[mode]
+        is_over = self._monotonic() >= deadline
         try:
-            dataplane.tend()
+            if not is_over:
+                dataplane.tend()
             carried = dataplane.carried()
-            if carried and self._monotonic() < deadline:
+            if carried and not is_over:
                 return None
             dataplane.cleanup()
         except (DataplaneError, OSError) as error:

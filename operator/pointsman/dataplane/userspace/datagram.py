@@ -127,6 +127,7 @@ class DatagramPort:
                 room.wait(_nothing, error)
             return None
         room.take(1)
+        self.statistics.total += 1
         flow = self._flows[client] = Flow(self, client, sock)
         flow.begin(self.balancer.attempts(client[0], self.context.loop.now))
         if self._timer is None:

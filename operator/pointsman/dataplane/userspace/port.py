@@ -78,7 +78,11 @@ class Context(msgspec.Struct, frozen=True):
 
 
 class Statistics:
-    """Counts connections by backend; those of backends that are gone are forgotten when their last one ends."""
+    """Counts connections by backend; those of backends that are gone are forgotten when their last one ends.
+
+    Attributes:
+        total: connections of clients, those for which no backend was found included.
+    """
 
     __slots__ = ("_by_backend", "total")
 
@@ -87,11 +91,10 @@ class Statistics:
         self.total = 0
 
     def begun(self, backend: Backend) -> None:
-        """Count a new connection."""
+        """Count a new connection to a backend."""
         counted = self._by_backend.setdefault((backend.address, backend.port), Counted())
         counted.connections += 1
         counted.active += 1
-        self.total += 1
 
     def ended(self, backend: Backend) -> None:
         """Count one that has ended."""

@@ -68,7 +68,7 @@ class Opened(msgspec.Struct, frozen=True):
 
 
 class Tally(msgspec.Struct, frozen=True):
-    """What one target has got: connections so far, and by backend so far and now."""
+    """What one target has got: connections so far, refused ones included, and by backend so far and now."""
 
     total: int
     backends: Mapping[Key, tuple[int, int]]

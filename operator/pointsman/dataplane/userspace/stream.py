@@ -105,6 +105,7 @@ class StreamPort:
             return False
         client, spare, self._spare = ports.aside(accepted), self._spare, None
         self.connections.add(connection := Connection(self, client, peer[0], spare))
+        self.statistics.total += 1
         try:
             connection.begin()
         except Exception:  # noqa: BLE001 - whatever it is, the others go on
