@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
@@ -10,6 +10,7 @@ from pointsman.policy.explain import Explanation, explain
 from pointsman.policy.planner import Planner
 
 if TYPE_CHECKING:
+    from pointsman.api.names import Mode
     from pointsman.model.plan import Transport
 
 CLUSTER_IP, LB, EXTERNAL, NODE_IP = "10.96.0.1", "1.2.3.4", "192.0.2.1", "192.168.0.2"
@@ -28,6 +29,7 @@ SERVICE = {
 def planner(
     *endpoints: Endpoint,
     spec: dict[str, Any] | None = None,
+    mode: Mode = "nftables",
     port: str = "",
     weight: int | None = None,
     **more: object,
@@ -35,7 +37,7 @@ def planner(
     config = ProxyConfigSpec.model_validate(
         {"podCIDRs": ["10.0.0.0/16"], "serviceCIDRs": ["10.96.0.0/12"]} if spec is None else spec
     )
-    made = Planner("here", config=config)
+    made = Planner("here", config=config, mode=mode)
     zone = (("topology.kubernetes.io/zone", "a"),)
     made.put(Node("here", labels=zone, addresses=(NODE_IP,)))
     made.put(Service("ns", "web", **(SERVICE | more)))
@@ -180,7 +182,7 @@ def test_not_a_frontend(destination: str, port: int, protocol: Transport, verdic
 @pytest.mark.parametrize(
     ("spec", "destination", "note"),
     [
-        ({}, "127.0.0.1", "loopback"),
+        ({}, "127.0.0.1", "nobody but the node itself reaches its loopback"),
         ({}, "192.168.1.2", "answer on 192.168.0.2/32 alone"),
         ({"nodePortAddresses": ["all"]}, "192.168.1.2", "no address of this node"),
     ],
@@ -189,6 +191,65 @@ def test_node_ports_elsewhere(spec: dict[str, Any], destination: str, note: str)
     found = ask(planner(HERE, spec=spec), CLIENT, destination, 30080)
     assert found.verdict == "untouched"
     assert any(note in text for text in found.notes)
+
+
+LOOPBACK: Final = {"nodePortAddresses": ["primary", "localhost"]}
+OPTED_IN: Final = {"nodePortAddresses": ["localhost"], "iptables": {"localhostNodePorts": True}}
+
+
+@pytest.mark.parametrize(
+    ("mode", "spec", "destination", "note"),
+    [
+        ("nftables", {}, "127.0.0.1", 'without "localhost" in spec.nodePortAddresses'),
+        ("nftables", {"nodePortAddresses": ["127.0.0.0/8"]}, "127.0.0.1", 'without "localhost"'),
+        ("nftables", LOOPBACK, "127.0.0.1", ""),
+        ("nftables", LOOPBACK, "127.0.0.2", "serves TCP and UDP at 127.0.0.1 and ::1 alone"),
+        ("userspace", {}, "127.0.0.1", 'without "localhost"'),
+        ("userspace", LOOPBACK, "127.0.0.2", ""),
+        ("iptables", {}, "127.0.0.1", "without spec.iptables.localhostNodePorts"),
+        ("iptables", {"nodePortAddresses": ["localhost"]}, "127.0.0.1", "without spec.iptables.localhostNodePorts"),
+        ("iptables", {"iptables": {"localhostNodePorts": True}}, "127.0.0.1", ""),
+        ("iptables", OPTED_IN, "127.0.0.1", ""),
+        ("iptables", OPTED_IN | {"nodePortAddresses": ["primary"]}, "127.0.0.1", "nodePortAddresses that take it in"),
+        ("ipvs", LOOPBACK, "127.0.0.1", "do not answer on loopback in mode ipvs"),
+        ("example.com/toy", LOOPBACK, "127.0.0.1", ""),
+        ("example.com/toy", {"nodePortAddresses": ["all"]}, "127.0.0.1", "do not answer on loopback"),
+    ],
+)
+def test_node_ports_on_loopback_follow_the_mode_and_its_settings(
+    mode: Mode, spec: dict[str, Any], destination: str, note: str
+) -> None:
+    found = ask(planner(HERE, spec=spec, mode=mode), "127.0.0.1", destination, 30080)
+    assert (found.verdict, bool(found.notes)) == (("untouched", True) if note else ("forwarded", False))
+    assert any(note in text for text in found.notes) or not note
+
+
+def test_node_ports_on_ipv6s_loopback() -> None:
+    def asked(mode: Mode, spec: dict[str, Any]) -> Explanation:
+        made = planner(spec=spec, mode=mode, cluster_ips=("fd00:10:96::1",))
+        made.put(EndpointSlice("ns", "web-6", "web", 6, (EndpointPort(8080),), (Endpoint("fd00::1", node="here"),)))
+        made.take()
+        return ask(made, "::1", "::1", 30080)
+
+    assert asked("nftables", LOOPBACK).verdict == "forwarded"
+    assert "over IPv6 in mode iptables" in asked("iptables", OPTED_IN).notes[0]
+
+
+@pytest.mark.parametrize(
+    ("mode", "spec", "source", "destination"),
+    [
+        ("userspace", None, POD, CLUSTER_IP),
+        ("userspace", None, "10.0.0.1", CLUSTER_IP),
+        ("nftables", LOOPBACK, "127.0.0.1", "127.0.0.1"),
+    ],
+)
+def test_behind_the_proxy_in_the_agent_an_endpoint_sees_the_node(
+    mode: Mode, spec: dict[str, Any] | None, source: str, destination: str
+) -> None:
+    port = 80 if destination == CLUSTER_IP else 30080
+    found = ask(planner(HERE, THERE, spec=spec, mode=mode), source, destination, port)
+    assert (found.verdict, found.masqueraded) == ("forwarded", "yes")
+    assert "the proxy in the agent" in found.masquerade_why
 
 
 def test_unknown_node_addresses_are_assumed() -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, Literal
 import msgspec
 
 from pointsman.model.address import family_of, joined
-from pointsman.model.plan import NODE_PORT, Answer, Frontend, Pool, Transport
+from pointsman.model.plan import IPV4, NODE_PORT, Answer, Frontend, Pool, Transport
 from pointsman.policy.claims import owner_of
 from pointsman.policy.frontends import node_port_of, port_name
 from pointsman.policy.reasons import EndpointReason, Policy, endpoint_reasons
@@ -31,12 +31,18 @@ SourceClass = Literal["pod", "node", "outside"]
 Masqueraded = Literal["yes", "no", "when it reaches itself"]
 
 _LOOPBACK: Final = ("127.0.0.0/8", "::1/128")
+_LISTENED: Final = ("127.0.0.1", "::1")
+"""Where the agent's proxy listens on loopback, in a mode whose rules do not reach there."""
+_EVERYWHERE: Final = ("0.0.0.0/0", "::/0")
+"""Stands for every address of the node but loopback (`NodeSettings.node_port_cidrs`)."""
 _CLIENTS: Final = {"pod": "a pod of this cluster", "node": "this node itself", "outside": "a client from outside"}
 _DRAWS: Final[Mapping[Draw, str]] = {
     "random": "drawn at random",
     "client": "drawn by the client's address",
     "turn": "drawn in turn",
 }
+_PROXIED: Final = "the proxy in the agent answers, and connects to the endpoint itself, from an address of the node"
+_SILENT: Final = "node ports do not answer on loopback"
 _NAMED: Final = 8
 """Endpoints whose slots are told."""
 
@@ -152,7 +158,8 @@ def _node_port(planner: Planner, connection: Connection, frontend: Frontend) -> 
     destination, own = connection.destination, planner.cluster.addresses
     what = f"{planner.answers[frontend].service_port} has node port {frontend.port}/{frontend.protocol}"
     if holds(_LOOPBACK, destination):
-        return None, [f"{what}, but node ports do not answer on loopback"]
+        against = _against_loopback(planner, connection)
+        return (None, [f"{what}, but {against}"]) if against else (frontend, [])
     if not holds(planner.settings.node_port_cidrs, destination):
         networks = ", ".join(planner.settings.node_port_cidrs) or "no address"
         return None, [f"{what}, but node ports answer on {networks} alone (spec.nodePortAddresses)"]
@@ -161,6 +168,31 @@ def _node_port(planner: Planner, connection: Connection, frontend: Frontend) -> 
     if own:
         return None, [f"{what}, but {destination} is no address of this node as far as its Node object says"]
     return frontend, [f"{destination} is taken for an address of this node, of which no address is known"]
+
+
+def _against_loopback(planner: Planner, connection: Connection) -> str:
+    """Say why node ports do not answer at an address of loopback; "" where they do."""
+    destination, mode, settings = connection.destination, planner.mode, planner.settings
+    is_ipv4 = family_of(destination) == IPV4
+    if not _client(planner, connection.source).is_node:
+        return "nobody but the node itself reaches its loopback"
+    match mode:
+        case "nftables" | "userspace":
+            served = settings.localhost_node_ports
+            if served and mode == "nftables" and (destination not in _LISTENED or connection.protocol == "sctp"):
+                return f"on loopback the agent's proxy serves TCP and UDP at {' and '.join(_LISTENED)} alone"
+            return "" if served else f'{_SILENT} without "localhost" in spec.nodePortAddresses'
+        case "iptables" if is_ipv4:
+            served = settings.iptables.localhost_node_ports and holds(settings.node_port_cidrs, destination)
+            opt_in = "spec.iptables.localhostNodePorts, and spec.nodePortAddresses that take it in"
+            return "" if served else f"{_SILENT} without {opt_in}"
+        case "iptables":
+            return f"{_SILENT} over IPv6 in mode iptables"
+        case "ipvs":
+            return f"{_SILENT} in mode ipvs"
+        case _:
+            networks = tuple(cidr for cidr in settings.node_port_cidrs if cidr not in _EVERYWHERE)
+            return "" if holds(networks, destination) else _SILENT
 
 
 def _explain_elsewhere(planner: Planner, connection: Connection, client: Client, notes: list[str]) -> Explanation:
@@ -190,7 +222,12 @@ def _explain_answer(
     policy, policy_why = _policy(service, answer, client)
     pool = answer.pool if answer.outside is None or client.inside else answer.outside
     verdict, why = _verdict(connection, answer, pool, policy, planner.cluster.node_name)
-    masqueraded, masquerade_why = _masquerade(answer, pool, client) if verdict == "forwarded" else ("no", "")
+    masqueraded: Masqueraded = "no"
+    masquerade_why = ""
+    if verdict == "forwarded" and _is_proxied(planner, connection):
+        masqueraded, masquerade_why = "yes", _PROXIED
+    elif verdict == "forwarded":
+        masqueraded, masquerade_why = _masquerade(answer, pool, client)
     slices = [part for part in planner.slices(owner_of(answer)) if part.family == frontend.family]
     place = planner.cluster.context.place
     if pool.slots is not None:
@@ -260,6 +297,12 @@ def _verdict(
         return "dropped", f"no endpoint on {node_name} gets new connections, and the policy is {policy}; others do"
     drained = ": all have weight 0" if pool.backends else ""
     return "rejected", f"{answer.service_port} has no endpoint that gets new connections{drained}"
+
+
+def _is_proxied(planner: Planner, connection: Connection) -> bool:
+    """Tell whether the agent's own proxy answers, in place of the kernel: in mode nftables it does so on loopback."""
+    on_loopback = planner.mode == "nftables" and holds(_LOOPBACK, connection.destination)
+    return planner.mode == "userspace" or on_loopback
 
 
 def _masquerade(answer: Answer, pool: Pool, client: Client) -> tuple[Masqueraded, str]:
