@@ -172,27 +172,27 @@ def _node_port(planner: Planner, connection: Connection, frontend: Frontend) -> 
 
 def _against_loopback(planner: Planner, connection: Connection) -> str:
     """Say why node ports do not answer at an address of loopback; "" where they do."""
-    destination, mode, settings = connection.destination, planner.mode, planner.settings
-    is_ipv4 = family_of(destination) == IPV4
+    destination, settings = connection.destination, planner.settings
     if not _client(planner, connection.source).is_node:
         return "nobody but the node itself reaches its loopback"
-    match mode:
+    match planner.mode:
+        case "nftables" | "userspace" if not settings.localhost_node_ports:
+            return f'{_SILENT} without "localhost" in spec.nodePortAddresses'
+        case "nftables" if destination not in _LISTENED or connection.protocol == "sctp":
+            return f"on loopback the agent's proxy serves TCP and UDP at {' and '.join(_LISTENED)} alone"
         case "nftables" | "userspace":
-            served = settings.localhost_node_ports
-            if served and mode == "nftables" and (destination not in _LISTENED or connection.protocol == "sctp"):
-                return f"on loopback the agent's proxy serves TCP and UDP at {' and '.join(_LISTENED)} alone"
-            return "" if served else f'{_SILENT} without "localhost" in spec.nodePortAddresses'
-        case "iptables" if is_ipv4:
-            served = settings.iptables.localhost_node_ports and holds(settings.node_port_cidrs, destination)
-            opt_in = "spec.iptables.localhostNodePorts, and spec.nodePortAddresses that take it in"
-            return "" if served else f"{_SILENT} without {opt_in}"
+            return ""
+        case "iptables" if family_of(destination) == IPV4 and planner.config.iptables.localhost_node_ports:
+            against, networks = " where spec.nodePortAddresses leaves it out", settings.node_port_cidrs
+        case "iptables" if family_of(destination) == IPV4:
+            against, networks = " without spec.iptables.localhostNodePorts", ()
         case "iptables":
-            return f"{_SILENT} over IPv6 in mode iptables"
+            against, networks = " over IPv6 in mode iptables", ()
         case "ipvs":
-            return f"{_SILENT} in mode ipvs"
+            against, networks = " in mode ipvs", ()
         case _:
-            networks = tuple(cidr for cidr in settings.node_port_cidrs if cidr not in _EVERYWHERE)
-            return "" if holds(networks, destination) else _SILENT
+            against, networks = "", tuple(cidr for cidr in settings.node_port_cidrs if cidr not in _EVERYWHERE)
+    return "" if holds(networks, destination) else _SILENT + against
 
 
 def _explain_elsewhere(planner: Planner, connection: Connection, client: Client, notes: list[str]) -> Explanation:
