@@ -19,11 +19,19 @@ from pointsman.agent.entry_points import find_own
 from pointsman.agent.health import Health
 from pointsman.agent.kernel import real_kernel
 from pointsman.agent.loop import SyncLoop
+from pointsman.agent.loop_faults import LoopFaults
 from pointsman.agent.metrics import Metrics
 from pointsman.agent.options import AgentOptions
 from pointsman.agent.report import log_sync, refusals
 from pointsman.agent.service_health import ServiceHealth
-from pointsman.agent.startup import AgentError, check_rights, check_sysctl_root, claim_node, read_config
+from pointsman.agent.startup import (
+    AgentError,
+    check_open_files,
+    check_rights,
+    check_sysctl_root,
+    claim_node,
+    read_config,
+)
 from pointsman.agent.state import StateError, StateKeeper, load
 from pointsman.agent.status import Account
 from pointsman.agent.syncer import Syncer
@@ -64,6 +72,7 @@ def run(options: AgentOptions) -> None:
     """
     check_rights()
     check_sysctl_root(options.sysctl_root)
+    check_open_files()
     memory.prepare()
     own = find_own()
     for problem in own.problems:
@@ -145,6 +154,7 @@ class Agent:
             AgentError: the kernel cannot do what is needed.
             ExceptionGroup: a part failed; all others were stopped.
         """
+        asyncio.get_running_loop().set_exception_handler(LoopFaults(self._clock.monotonic))
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self.terminate)
         asyncio.get_running_loop().add_signal_handler(signal.SIGINT, self.stop)
         asyncio.get_running_loop().call_later(_LONG_START, gc.enable)

@@ -8,13 +8,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from pointsman.dataplane.sysctl import SYSCTL_ROOT
+from pointsman.dataplane.userspace.room import REMEDY, RESERVE, raise_limit
 from pointsman.model.parse import parse
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pointsman.api.proxyconfig import NodeConfiguration
 
 _CAP_NET_ADMIN: Final = 12
 """Bit of the capability in ``CapEff`` (linux/capability.h)."""
+
+_FEWEST_FILES: Final = 2 * RESERVE
+"""With fewer open files the agent could not be sure of its own, or a proxy in it would have next to none."""
 
 _CLAIM: Final = "\0pointsman-agent"
 """Abstract address of a unix socket (unix(7)): one per network namespace, freed with the process that holds it."""
@@ -73,6 +79,20 @@ def check_sysctl_root(root: Path) -> None:
             f"--sysctl-root {root}: has no net/core; name a directory like {SYSCTL_ROOT}, as one at whose `net` the "
             f"node's {SYSCTL_ROOT}/net is mounted, or leave the option out"
         )
+
+
+def check_open_files(raised: Callable[[], int] = raise_limit) -> None:
+    """Let this process have as many open files as the system allows it, in every mode: connections need them.
+
+    Args:
+        raised: raises the limit, and returns it.
+
+    Raises:
+        AgentError: they are too few.
+    """
+    limit = raised()
+    if limit < _FEWEST_FILES:
+        raise AgentError(f"the agent may have {limit} open files, and needs {_FEWEST_FILES} at least; {REMEDY}")
 
 
 def read_config(file: Path) -> NodeConfiguration:

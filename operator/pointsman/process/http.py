@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
+import socket
 from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
 from typing import Final
@@ -16,6 +18,8 @@ _HEAD_LIMIT: Final = 16 * 1024
 """Bytes of a request's line and headers; a longer one is refused."""
 _CONNECTIONS: Final = 64
 """Connections at a time; further ones are closed at once, so that nobody can fill the memory."""
+_QUEUE: Final = 100
+"""Connections that wait in the kernel until they are accepted."""
 _TIMEOUT: Final = 5.0
 """Seconds for a whole request and its response."""
 
@@ -51,7 +55,7 @@ class HttpServer:
     def addresses(self) -> tuple[tuple[str, int], ...]:
         """Where the server listens: addresses with their ports."""
         sockets = self._server.sockets if self._server is not None else ()
-        return tuple(socket.getsockname()[:2] for socket in sockets)
+        return tuple(each.getsockname()[:2] for each in sockets)
 
     async def start(self, host: str | None, port: int) -> None:
         """Begin to listen; `host` None means all addresses of both families, port 0 any free port.
@@ -59,7 +63,11 @@ class HttpServer:
         Raises:
             OSError: the address cannot be bound.
         """
-        self._server = await asyncio.start_server(self._serve, host, port, limit=_HEAD_LIMIT)
+        # The number is how often asyncio tries to accept in a row, too. When there is no file for a connection, each
+        # of these tries makes as many new ones, without end.
+        self._server = await asyncio.start_server(self._serve, host, port, limit=_HEAD_LIMIT, backlog=1)
+        for each in self._server.sockets:
+            _lengthen_queue(each.fileno())
 
     async def stop(self) -> None:
         """Stop listening, and close what is open."""
@@ -105,6 +113,12 @@ class HttpServer:
         except Exception:  # noqa: BLE001 (whatever went wrong, a probe must not end the process; the log has it)
             _LOG.exception("cannot answer a request for %s", path)
             return _plain(HTTPStatus.INTERNAL_SERVER_ERROR)
+
+
+def _lengthen_queue(listener: int) -> None:
+    """Let more connections wait at a socket that listens already (listen(2)), as far as a file is left for that."""
+    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(listener)) as sock:
+        sock.listen(_QUEUE)
 
 
 def not_found() -> Response:
