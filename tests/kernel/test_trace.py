@@ -112,6 +112,8 @@ def test_the_proxy_in_the_agent_stands_between_client_and_backend(node: Supervis
     assert found["differences"] == []
     assert f"  ip pointsman-userspace ports: {VIP} . tcp . 80 : {PROXY_ADDRESSES[4]} . " in text
     assert "(the proxy in the agent)  ESTABLISHED" in text
+    at_port = said(node, f"172.16.0.1:{NODE_PORT}")
+    assert f"  ip pointsman-userspace node-port-ports: tcp . {NODE_PORT} : {PROXY_ADDRESSES[4]} . " in at_port
     assert "note        mode userspace has its backends in the agent's process" in text
 
 
@@ -125,6 +127,10 @@ def test_counters_count(node: Supervised, mode: str) -> None:
         return (kernel["connections"], sum(connections)) == (4, 4)
 
     seconds_until(counted)
+    (kernel,) = trace(node, f"172.16.0.1:{NODE_PORT}")["kernel"]
+    assert kernel["connections"] == 0
+    expected = {None} if mode == "iptables" else {0}
+    assert {backend["connections"] for backend in kernel["backends"]} == expected, "chains are shared in iptables"
     node.agent.stop()
     assert trace(node, f"{VIP}:80")["mode"] == mode
     if mode == "nftables":

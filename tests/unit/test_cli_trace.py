@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from pointsman.agent.connections import Backend as CountedBackend
 from pointsman.agent.connections import Connections, CountedFrontend
 from pointsman.agent.outcome import Kernel
+from pointsman.cli import trace_kernel
 from pointsman.cli.app import app
 from pointsman.cli.trace_text import HeldBackend, HeldFrontend, Trace, text, told
 from pointsman.dataplane.channel import Message
@@ -21,9 +22,11 @@ from pointsman.dataplane.netlink import attribute, nested
 from pointsman.dataplane.protocol import ServerTraffic, Support, Traffic
 from pointsman.dataplane.tracing import raw, tracked
 from pointsman.dataplane.tracing.ipvs_connections import IpvsConnection, parse, read_connections
+from pointsman.dataplane.tracing.shared import counted_elsewhere
 from pointsman.dataplane.tracing.tracked import Tracked
+from pointsman.dataplane.userspace.rules import PROXY_ADDRESSES
 from pointsman.model.comparison import Wanted, compare
-from pointsman.model.plan import NODE_PORT, Backend, Frontend
+from pointsman.model.plan import NODE_PORT, Answer, Backend, Frontend, Plan, Pool
 from pointsman.policy.explain import Connection, Explanation
 
 if TYPE_CHECKING:
@@ -235,6 +238,42 @@ def test_many_connections_are_cut_off_for_people_alone() -> None:
     assert lines[-1] == "  and 10 more (-o json has all)"
     assert len([line for line in lines if line.startswith("  port ")]) == 20
     assert len(json.loads(msgspec.json.encode(found))["connections"]) == 30
+
+
+@pytest.mark.parametrize(
+    ("mode", "answering", "said"),
+    [
+        ("userspace", (PROXY_ADDRESSES[4], 40001), "(the proxy in the agent)"),
+        ("userspace", POD, "(past the proxy, by the mode before)"),
+        ("nftables", (PROXY_ADDRESSES[4], 40001), "(the proxy in the agent)"),
+    ],
+)
+def test_who_answers_is_told_by_the_address_whatever_mode_is_in_force(
+    mode: str, answering: tuple[str, int], said: str
+) -> None:
+    held = HeldFrontend(VIP, None, (HeldBackend("10.0.0.1", 8080, 1),))
+    found = Trace(EXPLANATION, mode, (held,), connections=(Tracked(1, answering, CLIENT, "", 1, True, False),))  # noqa: FBT003
+    assert f"port 1 -> {answering[0]}:{answering[1]} {said}" in text(found)
+
+
+def test_backends_that_are_counted_elsewhere_have_no_number() -> None:
+    node_port, other = Frontend(4, NODE_PORT, "tcp", 30080), Frontend(4, "10.96.0.2", "tcp", 80)
+    answer = Answer("default/web", "random", Pool((ONE, TWO)))
+    plan = Plan({VIP: answer, node_port: answer, other: Answer("default/other", "random", Pool((ONE,)))})
+    there = {("10.0.0.1", 8080): VIP, ("10.0.0.2", 8080): VIP}
+    assert counted_elsewhere("iptables", plan, node_port) == there
+    for mode, frontend in (("iptables", VIP), ("iptables", other), ("nftables", node_port)):
+        assert counted_elsewhere(mode, plan, frontend) == {}
+    traffic = Traffic(5, {("10.0.0.1", 8080): ServerTraffic(0, 1), ("10.0.0.2", 8080): ServerTraffic(0, 1)})
+    held = trace_kernel._held_frontend(node_port, (ONE, TWO), traffic, Wanted({}, {}), there)
+    assert [backend.connections for backend in held.backends] == [None, None]
+    lines = text(Trace(EXPLANATION, "iptables", (held,))).splitlines()
+    assert lines[2:5] == [
+        "  node port 30080/tcp (IPv4)  5 connections so far",
+        "    -> 10.0.0.1:8080  weight 1, - connections",
+        "    -> 10.0.0.2:8080  weight 1, - connections",
+    ]
+    assert "of node port 30080/tcp (IPv4) are counted at 10.96.0.1:80/tcp" in trace_kernel._shared(node_port, there)
 
 
 MANIFEST: Final = """

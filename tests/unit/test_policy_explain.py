@@ -214,7 +214,7 @@ OPTED_IN: Final = {"nodePortAddresses": ["localhost"], "iptables": {"localhostNo
             "iptables",
             OPTED_IN | {"nodePortAddresses": ["primary"]},
             "127.0.0.1",
-            "without spec.iptables.localhostNodePorts",
+            "where spec.nodePortAddresses leaves it out",
         ),
         (
             "iptables",

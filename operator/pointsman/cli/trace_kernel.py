@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from pointsman.cli.live import read_held
+from pointsman.cli.output import frontend_text
 from pointsman.cli.trace_text import HeldBackend, HeldFrontend, Trace, told
 from pointsman.dataplane.node_addresses import device_addresses
 from pointsman.dataplane.protocol import ServerTraffic, Traffic
 from pointsman.dataplane.tracing.ipvs_connections import read_connections
 from pointsman.dataplane.tracing.raw import raw
+from pointsman.dataplane.tracing.shared import counted_elsewhere
 from pointsman.dataplane.tracing.tracked import read_tracked
 from pointsman.dataplane.tracing.wanted import wanted
 from pointsman.model.address import family_of
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     Held = Mapping[Frontend, tuple[Backend, ...]]
 
 _ASKED_FOR: Final = "mode {} is asked for (spec.mode), mode {} is looked at"
+_ELSEWHERE: Final = "the connections of backends of {} are counted at {}, all addresses of a Service's port together"
 _UNTOLD: Final = "mode {} has its backends in the agent's process: of them only the agent's counters tell"
 
 
@@ -63,15 +66,16 @@ def trace_kernel(
         dataplane.close()
     is_own = destination[0] in map(str, addresses)
     frontends = [each for each in _frontends(explanation, is_own=is_own) if each in want.backends or each in held]
+    elsewhere = {each: counted_elsewhere(live.mode, live.planner.plan, each) for each in frontends if each in held}
     return Trace(
         explanation=explanation,
         mode=live.mode,
-        kernel=tuple(_held_frontend(each, held[each], traffic.get(each), want) for each in frontends if each in held),
+        kernel=tuple(_held_frontend(each, held[each], traffic.get(each), want, at) for each, at in elsewhere.items()),
         raw=raw(live.mode, family_of(source), frontends),
         connections=tuple(read_tracked(source, *destination)),
         ipvs_connections=tuple(read_connections(source, *destination)),
         differences=tuple(_differences(frontends, want, held)),
-        notes=(*notes, *_notes(live, want)),
+        notes=(*notes, *_notes(live, want), *(_shared(each, at) for each, at in elsewhere.items() if at)),
     )
 
 
@@ -100,9 +104,14 @@ def _frontends(explanation: Explanation, *, is_own: bool) -> Iterator[Frontend]:
 
 
 def _held_frontend(
-    frontend: Frontend, held: tuple[Backend, ...], got: Traffic | None, want: Wanted
-) -> HeldFrontend:  # fmt: skip
-    counted = dict(got.backends) if got is not None else {}
+    frontend: Frontend,
+    held: tuple[Backend, ...],
+    got: Traffic | None,
+    want: Wanted,
+    elsewhere: Mapping[tuple[str, int], Frontend],
+) -> HeldFrontend:
+    all_counted = dict(got.backends) if got is not None else {}
+    counted = {where: numbers for where, numbers in all_counted.items() if where not in elsewhere}
     backends = []
     for each in held:
         numbers = counted.pop((each.address, each.port), None)
@@ -111,6 +120,11 @@ def _held_frontend(
     for where, numbers in sorted(counted.items()):
         backends.append(_held_backend(where, 0 if want.whole else numbers.weight, numbers))
     return HeldFrontend(frontend, got.connections if got is not None else None, tuple(backends))
+
+
+def _shared(frontend: Frontend, elsewhere: Mapping[tuple[str, int], Frontend]) -> str:
+    places = " and ".join(frontend_text(each) for each in sorted(set(elsewhere.values())))
+    return _ELSEWHERE.format(frontend_text(frontend), places)
 
 
 def _held_backend(where: tuple[str, int], weight: int, got: ServerTraffic | None) -> HeldBackend:

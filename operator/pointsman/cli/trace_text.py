@@ -9,6 +9,7 @@ import msgspec
 from pointsman.cli.output import frontend_text
 from pointsman.dataplane.tracing.ipvs_connections import IpvsConnection
 from pointsman.dataplane.tracing.tracked import Tracked
+from pointsman.dataplane.userspace.rules import PROXY_ADDRESSES
 from pointsman.model.address import joined
 from pointsman.model.plan import Frontend
 from pointsman.policy.explain import Explanation
@@ -29,7 +30,7 @@ class HeldBackend(msgspec.Struct, frozen=True, rename="camel"):
     Attributes:
         address, port: where it is.
         weight: its share of new connections; in mode nftables its number of slots. 0: it gets none.
-        connections: new connections since the kernel has counted them; None where it does not.
+        connections: new connections since the kernel has counted them; None where it does not, or not at this frontend.
         active, inactive: connections that are established now, and those in any other state; None likewise.
     """
 
@@ -129,10 +130,12 @@ def _frontend(held: HeldFrontend) -> Iterator[str]:
     yield f"  {frontend_text(held.frontend)}{counted}"
     if not held.backends:
         yield "    no backend gets new connections"
+    is_counted = held.connections is not None
     for backend in held.backends:
         parts = [f"weight {backend.weight}" if backend.weight else "gets nothing new"]
         numbers = ((backend.connections, "connections"), (backend.active, "active"), (backend.inactive, "inactive"))
         parts += [_count(number, word) for number, word in numbers if number is not None]
+        parts += ["- connections"] if is_counted and backend.connections is None else []
         mark = "->" if backend.weight else "--"
         yield f"    {mark} {joined(backend.address, backend.port)}  {', '.join(parts)}"
 
@@ -156,8 +159,10 @@ def _answering(trace: Trace, tracked: Tracked) -> str:
     at = trace.explanation.connection
     if tracked.answering == (at.destination, at.port):
         return "not translated"
-    if trace.mode == "userspace":
+    if tracked.answering[0] in PROXY_ADDRESSES.values():
         return f"{joined(*tracked.answering)} (the proxy in the agent)"
+    if trace.mode == "userspace":
+        return f"{joined(*tracked.answering)} (past the proxy, by the mode before)"
     known = {(each.address, each.port) for held in trace.kernel for each in held.backends if each.weight}
     gone = "" if not known or tracked.answering in known else " (gets no new connections)"
     return f"{joined(*tracked.answering)}{gone}"
