@@ -9,6 +9,7 @@ import pytest
 
 from pointsman.dataplane.channel import NETLINK_NETFILTER, Channel
 from pointsman.dataplane.ctnetlink import pack_endpoint, read_entries
+from pointsman.lab.agent import HEALTHZ_PORT
 from pointsman.lab.traffic import Answered, Held, connect
 from support.agents import Supervised, seconds_until, server_at, supervised
 from support.manifests import service, slices
@@ -152,12 +153,26 @@ def test_without_files_new_clients_wait_the_others_lose_nothing_and_it_is_told(n
         try:
             assert not isinstance(connect(node.ground.client, VIP[4], 80, timeout=0.3), Answered)
             seconds_until(lambda: "no more connections can be opened: Too many open files" in log_of(node))
+            for _ in range(5):
+                assert not isinstance(connect(node.ground.node, "127.0.0.1", HEALTHZ_PORT, timeout=0.3), Answered)
+            seconds_until(lambda: "out of system resource: Too many open files" in log_of(node))
             assert not held.broken()
         finally:
             resource.prlimit(process, resource.RLIMIT_NOFILE, (min(limits[0], 4096), 4096))
         seconds_until(lambda: bool(server_at(node.ground.client, VIP[4])))
         seconds_until(lambda: "there is room for new connections again" in log_of(node))
         assert not held.broken()
+    assert log_of(node).count("out of system resource") == 1, "not once for each try"
+    assert "Traceback" not in log_of(node)
+
+
+def test_the_log_counts_the_connections_that_are_ended_with_a_mode_that_drains(node: Supervised) -> None:
+    spec = {**CONFIG["spec"], "mode": "nftables", "drainTimeout": "2s"}
+    with Held(node.ground.client, VIP[4], 80, count=50) as held:
+        node.put("config.json", {**CONFIG, "spec": spec})
+        assert not held.broken()
+        seconds_until(lambda: "mode userspace is through; 50 of its connections were ended" in log_of(node))
+        assert len(held.broken()) == 50
 
 
 def test_in_mode_nftables_node_ports_answer_on_loopback_when_they_are_asked_to(node: Supervised) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import resource
 import socket
 import threading
@@ -106,6 +107,28 @@ def test_a_closed_socket_hears_nothing_more_in_the_same_turn(loop: Loop) -> None
     assert all(here.fileno() == -1 for here, _ in pairs)
     for _, there in pairs:
         there.close()
+
+
+def test_a_closed_socket_that_somebody_else_has_open_tells_nothing_to_the_next_one_of_its_number(loop: Loop) -> None:
+    """A process that another thread starts has all files between fork and exec; a duplicate has the same effect."""
+    old, peer = socket.socketpair()
+    fresh, other = socket.socketpair()
+    before, after, number = Watching(), Watching(), old.fileno()
+    loop.watch(number, READ, before)
+    elsewhere = old.dup()
+    loop.close_socket(old)
+    loop.turn(0)
+    os.dup2(fresh.fileno(), number)
+    loop.watch(number, READ, after)
+    peer.send(b"x")
+    loop.turn(0)
+    assert (before.events, after.events) == ([], [])
+    other.send(b"x")
+    loop.turn()
+    assert after.events == [READ], "what is its own it does hear"
+    os.close(number)
+    for sock in (elsewhere, peer, fresh, other):
+        sock.close()
 
 
 def test_calls_are_made_in_its_thread_and_errors_come_back() -> None:
