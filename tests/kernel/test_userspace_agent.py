@@ -52,7 +52,9 @@ def log_of(node: Supervised) -> str:
 
 def test_a_thousand_connections_go_on_whatever_becomes_of_the_service(node: Supervised) -> None:
     assert node.agent.mode() == "userspace"
-    assert all(server_at(node.ground.client, address) for address in VIP.values())
+    # Less than a second: what is lost and sent again, or refused, counts as failed; a busy machine does not.
+    outcomes = [connect(node.ground.client, address, 80, timeout=0.9) for address in VIP.values()]
+    assert all(isinstance(outcome, Answered) for outcome in outcomes), outcomes
     with Held(node.ground.client, VIP[4], 80, count=1000) as held:
         assert set(held.servers) == {"web-1", "web-2", "web-3"}
         node.put("web.json", service("web", *VIP.values()), *slices("web", node.ground.pods[0]))
