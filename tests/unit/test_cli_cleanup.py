@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import TYPE_CHECKING, Final
 
+import msgspec
 import pytest
 from typer.testing import CliRunner
 
@@ -96,6 +97,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     monkeypatch.setattr("pointsman.agent.kernel.real_kernel", made.kernel)
     monkeypatch.setattr("pointsman.agent.startup.check_rights", lambda: None)
     monkeypatch.setattr("pointsman.dataplane.leftovers.held_by", made.own)
+    monkeypatch.setattr("pointsman.dataplane.leftovers.legacy_is_unseen", lambda: False)
     monkeypatch.setattr("pointsman.dataplane.leftovers.KubeProxy", FakeKubeProxy)
     return made
 
@@ -171,6 +173,29 @@ def test_a_mode_from_elsewhere_is_asked_to_clean_up_where_it_may_have_left_somet
     assert result.output == "example.com/toy: removed\n  whatever its own package (example.com/toy) finds\n"
     assert result.exit_code == 0
     assert machine.did == ["example.com/toy", "close"]
+
+
+def test_what_cannot_be_listed_stays_and_is_told(machine: Machine) -> None:
+    machine.held["nftables"] = [TABLE]
+    machine.held["iptables"] = [msgspec.structs.replace(STAYS, members=("POINTSMAN-HINT",), kept="install iptables")]
+    expected = "iptables: left alone\n  chains of table nat of iptables-nft: POINTSMAN-HINT: install iptables\n"
+    result = clean("--dry-run")
+    assert (result.exit_code, result.stdout.endswith(expected)) == (1, True)
+    result = clean()
+    assert (result.exit_code, result.stdout.endswith(expected), result.stderr) == (1, True, "")
+    assert machine.did == ["nftables", "close"], "there is nothing to remove it with"
+    assert clean("--mode", "nftables").exit_code == 0
+
+
+def test_tables_of_the_legacy_variant_that_nobody_can_list_are_told(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    machine.held["iptables"] = []
+    monkeypatch.setattr("pointsman.dataplane.leftovers.legacy_is_unseen", lambda: True)
+    result = clean("--mode", "iptables")
+    assert result.exit_code == 0
+    assert "pointsman cleanup: iptables-legacy has tables here, and nothing here can list them" in result.stderr
+    assert clean("--mode", "nftables").stderr == ""
 
 
 def test_an_unknown_mode_is_refused_with_those_that_there_are(machine: Machine) -> None:

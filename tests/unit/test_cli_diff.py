@@ -23,6 +23,7 @@ from pointsman.cli import live
 from pointsman.cli.app import app
 from pointsman.cli.diff_text import Comparison, Elsewhere, as_document, lines
 from pointsman.cli.loading import LoadError
+from pointsman.dataplane.leftovers import Leftover
 from pointsman.dataplane.nftables.readback import backends_held
 from pointsman.dataplane.nftables.table import Table
 from pointsman.dataplane.protocol import DataplaneError, Support
@@ -336,6 +337,33 @@ def test_what_drains_in_ipvs_is_no_difference(planes: dict[str, Plane], manifest
     found = run("-f", str(manifest), "--mode", "ipvs")
     assert "ipvs: 1 frontend, kept for" in found.stderr
     assert found.stdout.splitlines() == ["mode nftables, which is not in force", "+ 1 frontend"]
+
+
+@pytest.mark.parametrize(("is_empty", "status"), [(True, 0), (False, 1)])
+def test_a_proxy_that_nothing_leads_to_any_more_is_no_difference(
+    planes: dict[str, Plane], manifest: Path, monkeypatch: pytest.MonkeyPatch, *, is_empty: bool, status: int
+) -> None:
+    def held_by(mode: str) -> list[Leftover]:
+        return [Leftover("table", "ip pointsman-userspace")] if mode == "userspace" else []
+
+    planes["nftables"].held = {WEB: ()}
+    planes["userspace"] = Plane(GOOD)
+    monkeypatch.setattr("pointsman.dataplane.leftovers.held_by", held_by)
+    monkeypatch.setattr("pointsman.dataplane.leftovers.proxy_is_empty", lambda: is_empty)
+    found = run("-f", str(manifest))
+    assert found.exit_code == status
+    assert ("mode userspace: its proxy and what leads there, kept for the connections" in found.stderr) == is_empty
+    planes["userspace"].held = {WEB: ()}
+    assert run("-f", str(manifest)).exit_code == 1, "what another process's proxy has for a frontend, nobody can read"
+
+
+def test_a_mode_that_is_named_is_no_problem_of_the_configuration(planes: dict[str, Plane], manifest: Path) -> None:
+    planes["ipvs"].held = {WEB: ()}
+    config = manifest.parent / "config.yaml"
+    spec = "{mode: userspace, fallbackModes: [nftables]}"
+    config.write_text(f"{{apiVersion: pointsman.dev/v1alpha1, kind: ProxyConfig, metadata: {{name: c}}, spec: {spec}}}")
+    found = run("-f", str(manifest), "--config", str(config), "--mode", "ipvs")
+    assert (found.exit_code, found.stderr) == (0, "in force: 1 frontend, mode ipvs\n")
 
 
 def test_what_another_mode_decides_is_a_difference(planes: dict[str, Plane], manifest: Path) -> None:

@@ -170,6 +170,16 @@ def test_render(manifest: Path) -> None:
     assert result.stdout.endswith("\n")
 
 
+@pytest.mark.parametrize("mode", ["ipvs", "iptables"])
+def test_a_mode_that_is_named_is_no_problem_of_the_configuration(manifest: Path, tmp_path: Path, mode: str) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text(CONFIG.replace("scheduler: rr", "mode: userspace, fallbackModes: [nftables]"))
+    result = run(render.command, "-f", str(manifest), "--config", str(config), "--mode", mode)
+    assert result.exit_code == 0
+    assert "99999" in result.stderr
+    assert "supports none of" not in result.stderr
+
+
 def test_an_endpoint_without_the_port_has_no_weight(manifest: Path) -> None:
     manifest.write_text(MANIFEST.replace("port: 8080, protocol: TCP", "name: other, port: 8080"))
     assert "  -- 10.0.0.1  node here: EndpointSlice web-1 has no port" in ask(manifest).stdout

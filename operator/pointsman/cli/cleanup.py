@@ -26,6 +26,11 @@ _PATIENCE: Final = 0.5
 """Seconds that it may take to answer."""
 _PROC: Final = Path("/proc")
 _KUBE_PROXY: Final = "kube-proxy"
+_IPTABLES: Final = "iptables"
+_UNSEEN: Final = (
+    "iptables-legacy has tables here, and nothing here can list them; where mode iptables has used that, install "
+    "iptables (Debian: the package iptables), and run this again"
+)
 _RUNNING: Final = (
     "something answers on http://{}:{}/livez; if it is the agent, it brings everything back: stop the agent first, "
     "then run this again"
@@ -61,6 +66,7 @@ def command(
     from pointsman.agent.kernel import real_kernel  # noqa: PLC0415 (as above)
     from pointsman.agent.startup import AgentError, check_rights  # noqa: PLC0415 (as above)
     from pointsman.cli.cleanup_text import Report  # noqa: PLC0415 (as above)
+    from pointsman.dataplane.leftovers import legacy_is_unseen  # noqa: PLC0415 (as above)
     from pointsman.dataplane.protocol import DataplaneError  # noqa: PLC0415 (as above)
 
     kernel = real_kernel(own=find_own().dataplanes)
@@ -83,6 +89,11 @@ def command(
         typer.echo(f"pointsman cleanup: {warning}", err=True)
     if not dry_run and not warnings:
         _check(kernel, modes)
+    # Of the other variant nf_tables tell whether something of ours is there.
+    if _IPTABLES in modes and legacy_is_unseen():
+        typer.echo(f"pointsman cleanup: {_UNSEEN}", err=True)
+    if any(section.kept for section in report.sections if section.owner != _KUBE_PROXY):
+        raise typer.Exit(1)
 
 
 def answers(host: str, port: int) -> bool:
@@ -151,7 +162,7 @@ def _clean(kernel: Kernel, mode: str, *, dry_run: bool) -> Section:
     from pointsman.cli.cleanup_text import Section  # noqa: PLC0415 (as above)
 
     found = _held(kernel, mode)
-    if found and not dry_run:
+    if any(not each.kept for each in found) and not dry_run:
         dataplane = kernel.dataplanes[mode]()
         try:
             dataplane.cleanup()
@@ -179,12 +190,17 @@ def _check(kernel: Kernel, modes: list[str]) -> None:
     """
     from pointsman.dataplane.leftovers import is_known  # noqa: PLC0415 (as above)
 
-    staying = {mode: held for mode in modes if is_known(mode) and (held := _held(kernel, mode))}
+    staying = {mode: held for mode in modes if is_known(mode) and (held := _movable(_held(kernel, mode)))}
     for mode, held in staying.items():
         names = ", ".join(f"{each.kind} {each.name}".strip() for each in held)
         typer.echo(f"pointsman cleanup: mode {mode} has still, or again: {names}; does an agent run?", err=True)
     if staying:
         raise typer.Exit(1)
+
+
+def _movable(found: list[Leftover]) -> list[Leftover]:
+    """Leave out what was said to stay."""
+    return [each for each in found if not each.kept]
 
 
 def _warnings(*, with_agent: bool, with_kube_proxy: bool) -> Iterator[str]:

@@ -90,7 +90,7 @@ def _compare_kernel(live: Live, node_name: str) -> Comparison:
     others = tuple(_others(live))
     notes = [_UNTOLD.format(live.mode)] if not want.whole else []
     notes += [_DRAINS.format(live.mode, counted(len(draining)))] if draining else []
-    notes += [_DRAINS.format(each.mode, counted(each.frontends)) for each in others if each.drains]
+    notes += [_kept(each) for each in others if each.drains]
     return Comparison(
         node=node_name,
         mode=live.mode,
@@ -100,6 +100,12 @@ def _compare_kernel(live: Live, node_name: str) -> Comparison:
         notes=tuple(notes),
         problems=live.problems,
     )
+
+
+def _kept(other: Elsewhere) -> str:
+    from pointsman.cli.diff_text import counted  # noqa: PLC0415 (as above)
+
+    return _DRAINS.format(other.mode, counted(other.frontends) if other.frontends else "its proxy and what leads there")
 
 
 def _split(
@@ -129,8 +135,16 @@ def _others(live: Live) -> Iterator[Elsewhere]:
             # Its kernel module may be gone, and what can be named is there all the same.
             held = {}
         if names or held:
-            drains = mode == "ipvs" and bool(held) and not any(held.values())
-            yield Elsewhere(mode, len(held), names, drains=drains)
+            yield Elsewhere(mode, len(held), names, drains=_drains(mode, held))
+
+
+def _drains(mode: str, held: Mapping[Frontend, tuple[Backend, ...]]) -> bool:
+    """Tell whether a mode that is not in force decides about no new connection, and stays for those that it carries."""
+    from pointsman.dataplane.leftovers import proxy_is_empty  # noqa: PLC0415 (as above)
+
+    if mode == "userspace":
+        return not held and proxy_is_empty()
+    return mode == "ipvs" and bool(held) and not any(held.values())
 
 
 def _held(opened: Callable[[], Dataplane]) -> Mapping[Frontend, tuple[Backend, ...]]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Final, NamedTuple
 import typer
 
 from pointsman.cli.access import access_of
-from pointsman.cli.loading import LoadError, config_of, put_files
+from pointsman.cli.loading import LoadError, config_of, problems_of, put_files
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -122,7 +122,7 @@ def look(origin: Origin, node_name: str, config: Path | None, mode: str) -> Live
     in_force, schedulers = _in_force(planner, kernel, mode)
     planner.use(in_force, schedulers)
     planner.take()
-    return Live(planner, in_force, kernel, (*own.problems, *found, *planner.problems))
+    return Live(planner, in_force, kernel, (*own.problems, *found, *problems_of(planner, mode)))
 
 
 def read_held(dataplane: Dataplane) -> Mapping[Frontend, tuple[Backend, ...]]:

@@ -40,6 +40,7 @@ ConfigFile = Annotated[
     Path | None, typer.Option(metavar="FILE", help="File with the ProxyConfig to use, whatever the manifests have.")
 ]
 
+_MODE = "spec.mode"
 _SUFFIXES = (".yaml", ".yml", ".json")
 
 
@@ -78,7 +79,17 @@ def load(
     # What a mode of somebody's own has, only its node can say: all that is asked for is taken for good.
     planner.use(chosen, schedulers_of(chosen) or ("random", *sorted(planner.wanted_schedulers())))
     planner.take()
-    return planner, (*problems, *planner.problems)
+    return planner, (*problems, *problems_of(planner, mode))
+
+
+def problems_of(planner: Planner, mode: str | None) -> tuple[Problem, ...]:
+    """Return what is wrong with the objects; that a mode was named which nobody's configuration asks for is nothing.
+
+    Args:
+        planner: after `take`.
+        mode: the mode that was named on the command line, or "" or None.
+    """
+    return tuple(problem for problem in planner.problems if not mode or problem.field != _MODE)
 
 
 def put_files(planner: Planner, files: Iterable[Path]) -> tuple[Problem, ...]:

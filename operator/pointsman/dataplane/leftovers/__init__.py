@@ -6,6 +6,6 @@ Must not be here: what a mode of ours needs to work; each removes its own by `Da
 
 from pointsman.dataplane.leftovers.found import Leftover
 from pointsman.dataplane.leftovers.kube_proxy import KubeProxy
-from pointsman.dataplane.leftovers.modes import held_by, is_known
+from pointsman.dataplane.leftovers.modes import held_by, is_known, legacy_is_unseen, proxy_is_empty
 
-__all__ = ["KubeProxy", "Leftover", "held_by", "is_known"]
+__all__ = ["KubeProxy", "Leftover", "held_by", "is_known", "legacy_is_unseen", "proxy_is_empty"]

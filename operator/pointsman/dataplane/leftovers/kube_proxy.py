@@ -32,7 +32,8 @@ _COMMANDS: Final = {IPV4: "iptables", IPV6: "ip6tables"}
 _OTHERS: Final = (
     "neither at an address of kube-ipvs0 nor at a node port that stands in kube-proxy's ipsets: somebody else's"
 )
-_NO_TOOLS: Final = "nothing here can list them; install iptables (Debian: the package iptables), and run this again"
+NO_TOOLS: Final = "nothing here can list them; install iptables (Debian: the package iptables), and run this again"
+"""Why chains of iptables stay."""
 
 
 class KubeProxy:
@@ -99,7 +100,7 @@ class KubeProxy:
         for tools, family in self._places():
             yield from _decide(tools, family).found
         for tools, family in self._unseen():
-            yield Leftover("chains", place_of(tools.variant, family).format("…"), kept=_NO_TOOLS)
+            yield Leftover("chains", place_of(tools.variant, family).format("…"), kept=NO_TOOLS)
         yield from self._ipsets.find()
         yield from self._device.find()
         yield from find_tables(self._wire, TABLE)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from pointsman.dataplane.iptables.names import is_own
+from pointsman.dataplane.iptables.names import NAT, is_own
 from pointsman.dataplane.iptables.removal import HINT, has_hint
 from pointsman.dataplane.iptables.saved import parse
 from pointsman.dataplane.iptables.tools import Tools
@@ -13,13 +13,17 @@ from pointsman.dataplane.ipvs.routes import PROTOCOL, LocalRoutes
 from pointsman.dataplane.ipvs.rules import TABLE as IPVS
 from pointsman.dataplane.leftovers import virtual_servers
 from pointsman.dataplane.leftovers.found import Leftover, many
-from pointsman.dataplane.leftovers.kube_proxy import place_of
+from pointsman.dataplane.leftovers.kube_proxy import NO_TOOLS, place_of
 from pointsman.dataplane.leftovers.nft_tables import find_tables
 from pointsman.dataplane.nftables.ear import open_wire
 from pointsman.dataplane.nftables.layout import TABLE as NFTABLES
+from pointsman.dataplane.nftables.presence import has_chain
+from pointsman.dataplane.nftables.readback import read_held
+from pointsman.dataplane.nftables.structure import read_structure
 from pointsman.dataplane.protocol import DataplaneError
 from pointsman.dataplane.sysctl import LOCALNET, routes_loopback_for_us
 from pointsman.dataplane.userspace.dataplane import ROUTE_PROTOCOL
+from pointsman.dataplane.userspace.rules import SCHEMA as USERSPACE_SCHEMA
 from pointsman.dataplane.userspace.rules import TABLE as USERSPACE
 from pointsman.model.plan import FAMILIES
 
@@ -56,6 +60,31 @@ def is_known(mode: str) -> bool:
     return mode in _LOOKS
 
 
+def legacy_is_unseen() -> bool:
+    """Tell whether the legacy variant of iptables has tables, of whomever, that nothing on this node can list."""
+    legacy = Tools("legacy")
+    return not legacy.is_installed and any(map(legacy.is_used, FAMILIES))
+
+
+def proxy_is_empty() -> bool:
+    """Tell whether the tables of the mode userspace are there, and lead no connection to its proxy.
+
+    So they are once another mode is in force, as long as the proxy has connections of before.
+
+    Raises:
+        DataplaneError: it can't be read; with the remedy.
+    """
+    wire = open_wire()
+    try:
+        there = [family for family in FAMILIES if read_structure(wire, USERSPACE_SCHEMA, family) is not None]
+        held = [read_held(wire, USERSPACE_SCHEMA, family) for family in there]
+    except OSError as error:
+        raise DataplaneError(f"what mode userspace holds can't be read: {error}; run this as root") from error
+    finally:
+        wire.close()
+    return bool(held) and not any(elements for found in held for elements in found.values())
+
+
 def _nftables(wire: NftSocket) -> list[Leftover]:
     return find_tables(wire, NFTABLES)
 
@@ -71,6 +100,8 @@ def _iptables(_wire: NftSocket) -> list[Leftover]:
         for family in FAMILIES:
             if tools.is_installed and tools.is_used(family):
                 found += list(_chains(tools, family))
+            elif variant == "nft" and has_chain(family, NAT, HINT):
+                found.append(Leftover("chains", place_of(variant, family).format(NAT), members=(HINT,), kept=NO_TOOLS))
     if routes_loopback_for_us():
         found.append(Leftover("kernel parameter", LOCALNET, detail="back to 0"))
     return found
