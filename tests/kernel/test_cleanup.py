@@ -14,7 +14,7 @@ from pyroute2 import IPSet
 from pyroute2.ipset import PortEntry
 
 from pointsman.dataplane.iptables.tools import Tools
-from pointsman.dataplane.leftovers import KubeProxy
+from pointsman.dataplane.leftovers import KubeProxy, held_by
 from pointsman.dataplane.leftovers.device import Device
 from pointsman.dataplane.leftovers.ipsets import Ipsets
 from pointsman.lab.namespaces import Namespace, create, new_prefix, remove
@@ -319,6 +319,19 @@ def test_where_nothing_can_list_chains_that_is_said(node: Namespace, monkeypatch
         left.close()
     assert {each.name for each in found} == {f"table … of {program}-{variant}" for program, variant in PLACES}
     assert all("install iptables" in each.kept for each in found)
+
+
+def test_where_nothing_can_list_chains_of_ours_is_told_by_the_hint(
+    node: Namespace, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    monkeypatch.setattr(Tools, "is_installed", property(lambda _self: False))
+    with node.entered():
+        assert held_by("iptables") == []
+    node.run("iptables-nft", "-t", "nat", "-N", "POINTSMAN-HINT")
+    with node.entered():
+        (found,) = held_by("iptables") or []
+    assert (found.name, found.members) == ("table nat of iptables-nft", ("POINTSMAN-HINT",))
+    assert "install iptables" in found.kept
 
 
 def test_ours_and_kube_proxys_are_removed_apart(node: Namespace) -> None:

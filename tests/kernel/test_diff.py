@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
@@ -193,6 +195,21 @@ def test_tables_of_a_mode_that_is_not_in_force_are_a_difference(node: Supervised
     assert first == "mode ipvs, which is not in force"
     assert rest
     assert all("pointsman-ipvs" in line for line in rest)
+
+
+def test_a_proxy_that_drains_is_a_note(node: Supervised) -> None:
+    mode(node, "userspace")
+    with closing(node.ground.client.namespace.socket(socket.AF_INET, socket.SOCK_STREAM)) as held:
+        held.settimeout(5)
+        held.connect((VIP, 80))
+        mode(node, "nftables")
+        seconds_until(lambda: diff(node).returncode == 0)
+        found = diff(node)
+        node.agent.kill()
+    assert found.stdout == ""
+    assert "mode userspace: its proxy and what leads there, kept for the connections that they carry" in found.stderr
+    nft(node, "add", "element", "ip", "pointsman-userspace", "service-cidrs", "{ 10.99.0.0/16 }")
+    assert diff(node).returncode == 1, "what decides about connections is a difference"
 
 
 def test_a_node_without_an_agent_has_everything_missing(ground: Ground, tmp_path: Path) -> None:

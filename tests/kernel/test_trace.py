@@ -117,6 +117,22 @@ def test_the_proxy_in_the_agent_stands_between_client_and_backend(node: Supervis
     assert "note        mode userspace has its backends in the agent's process" in text
 
 
+@pytest.mark.parametrize("mode", ["userspace"])
+def test_a_node_port_on_loopback_is_traced_where_it_answers(node: Supervised) -> None:
+    silent = said(node, f"127.0.0.1:{NODE_PORT}", source="127.0.0.1")
+    assert "verdict     untouched" in silent
+    assert 'without "localhost" in spec.nodePortAddresses' in silent
+    spec = {"mode": "userspace", "priority": 1, "nodePortAddresses": ["primary", "localhost"]}
+    head = {"apiVersion": "pointsman.dev/v1alpha1", "kind": "ProxyConfig", "metadata": {"name": "chosen"}}
+    node.put("config.json", {**head, "spec": spec})
+    assert isinstance(connect(node.ground.node, "127.0.0.1", NODE_PORT), Answered)
+    text = said(node, f"127.0.0.1:{NODE_PORT}", source="127.0.0.1")
+    assert "verdict     forwarded" in text
+    assert "masquerade  yes: the proxy in the agent answers" in text
+    assert f"  ip pointsman-userspace node-port-ports: tcp . {NODE_PORT} : {PROXY_ADDRESSES[4]} . " in text
+    assert " (the proxy in the agent)  " in text
+
+
 def test_counters_count(node: Supervised, mode: str) -> None:
     for _ in range(4):
         assert isinstance(connect(node.ground.client, VIP, 80), Answered)
