@@ -75,7 +75,11 @@ def trace_kernel(
         connections=tuple(read_tracked(source, *destination)),
         ipvs_connections=tuple(read_connections(source, *destination)),
         differences=tuple(_differences(frontends, want, held)),
-        notes=(*notes, *_notes(live, want), *(_shared(each, at) for each, at in elsewhere.items() if at)),
+        notes=(
+            *notes,
+            *_notes(live, want),
+            *(_shared(each, at) for each, at in elsewhere.items() if at and each in traffic),
+        ),
     )
 
 
