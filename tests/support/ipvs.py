@@ -24,7 +24,7 @@ from pointsman.lab.servers import Server, Servers
 from pointsman.lab.waiting import wait_until
 from pointsman.model.plan import NODE_PORT, Delta, Family, Frontend, Plan, Transport
 from support.dataplanes import open_dataplane
-from support.proxied import OnGround, client_address, give_addresses, reach
+from support.proxied import OnGround, be_patient, client_address, give_addresses, reach
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -229,6 +229,7 @@ def shared_ground() -> Iterator[Shared]:
             IpvsSocket().close()  # loads the module, and with it come the parameters
             problems = apply_ipvs(IpvsConfig(), SYSCTL_ROOT, os.uname().release)
         assert not problems, problems
+        be_patient(ground.node)
         yield Shared(ground)
 
 

@@ -29,6 +29,7 @@ from pointsman.lab.waiting import wait_until
 from pointsman.model.objects import Endpoint, EndpointPort, EndpointSlice, Service, ServicePort
 from pointsman.model.parse import key_of
 from pointsman.policy.planner import Planner
+from support.proxied import be_patient
 
 if TYPE_CHECKING:
     import socket
@@ -327,6 +328,7 @@ def changing_node(
     ground: Ground, instead: Mapping[Mode, Callable[[], Dataplane]] = MappingProxyType({})
 ) -> Iterator[ChangingNode]:
     """Put a syncer on a ground's node, which has one Service; at the end nothing of it is left."""
+    be_patient(ground.node)
     made = ChangingNode(ground, instead)
     try:
         yield made

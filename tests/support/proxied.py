@@ -111,6 +111,11 @@ def give_addresses(ground: Ground) -> None:
         ground.client.namespace.sysctl({"net/ipv4/ip_nonlocal_bind": "1", "net/ipv6/ip_nonlocal_bind": "1"})
 
 
+def be_patient(node: Host) -> None:
+    """Have connection tracking keep UDP flows that are silent for minutes, as a slow machine makes such pauses."""
+    node.namespace.sysctl({"net/netfilter/nf_conntrack_udp_timeout": "300"})
+
+
 def open_dataplane(node: Host) -> NftablesDataplane:
     """Open a dataplane in a node's namespace; it can be used from anywhere."""
     with node.namespace.entered():
