@@ -25,7 +25,7 @@ from rich.table import Table
 
 from pointsman.dataplane.ipvs import IpvsDataplane, render
 from pointsman.dataplane.ipvs.genl import IpvsSocket
-from pointsman.dataplane.ipvs.routes import LocalRoutes
+from pointsman.dataplane.local_routes import LocalRoutes
 from pointsman.model.plan import Answer, Backend, Delta, Frontend, NodeSettings, Plan, Pool
 
 if TYPE_CHECKING:

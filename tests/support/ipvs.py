@@ -15,7 +15,7 @@ from pointsman.api.proxyconfig import Ipvs as IpvsConfig
 from pointsman.dataplane.ipvs import listing
 from pointsman.dataplane.ipvs.entries import key_of
 from pointsman.dataplane.ipvs.genl import IpvsSocket
-from pointsman.dataplane.ipvs.routes import PROTOCOL
+from pointsman.dataplane.local_routes import PROTOCOL
 from pointsman.dataplane.protocol import Dataplane
 from pointsman.dataplane.sysctl import SYSCTL_ROOT, apply_ipvs
 from pointsman.lab.connections import TIMEOUT, greet, open_socket

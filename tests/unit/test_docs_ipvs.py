@@ -13,8 +13,8 @@ from pointsman.api.chart_parts import Piece
 from pointsman.api.chart_values import Values
 from pointsman.api.proxyconfig import ProxyConfigSpec
 from pointsman.api.schema import structural
-from pointsman.dataplane.ipvs.routes import PROTOCOL
 from pointsman.dataplane.ipvs.rules import TABLE
+from pointsman.dataplane.local_routes import PROTOCOL
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

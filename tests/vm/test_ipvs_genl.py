@@ -22,7 +22,7 @@ from pointsman.dataplane.ipvs.objects import (
     real_line,
     server_line,
 )
-from pointsman.dataplane.ipvs.routes import LocalRoutes
+from pointsman.dataplane.local_routes import LocalRoutes
 from pointsman.lab.namespaces import Namespace, create, new_prefix, remove
 
 if TYPE_CHECKING:

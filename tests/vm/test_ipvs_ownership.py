@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from pointsman.dataplane.ipvs.genl import IpvsSocket
-from pointsman.dataplane.ipvs.routes import LocalRoutes
+from pointsman.dataplane.local_routes import LocalRoutes
 from pointsman.dataplane.protocol import Written
 from pointsman.lab.connections import Refused, connect
 from pointsman.model.plan import Answer, IpvsSettings, Plan

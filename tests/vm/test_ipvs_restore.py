@@ -15,7 +15,7 @@ from pointsman.api.names import SCHEDULER_ANNOTATION, SCHEDULER_FLAGS_ANNOTATION
 from pointsman.api.proxyconfig import ProxyConfigSpec
 from pointsman.api.schedulers import SCHEDULERS
 from pointsman.cli.app import app
-from pointsman.dataplane.ipvs.routes import PROTOCOL
+from pointsman.dataplane.local_routes import PROTOCOL
 from pointsman.lab.namespaces import Namespace, batch, create, new_prefix, remove
 from pointsman.lab.network import Host
 from support.manifests import service

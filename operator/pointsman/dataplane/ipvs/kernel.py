@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from pointsman.api.schedulers import SCHEDULERS
 from pointsman.dataplane.ipvs import listing
 from pointsman.dataplane.ipvs.genl import IpvsSocket
-from pointsman.dataplane.ipvs.routes import LocalRoutes
+from pointsman.dataplane.local_routes import LocalRoutes
 from pointsman.dataplane.node_addresses import AddressWatch, node_addresses
 from pointsman.dataplane.protocol import DataplaneError
 from pointsman.model.address import family_of

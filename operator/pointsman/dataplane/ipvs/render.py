@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Final
 from pointsman.dataplane.ipvs.entries import Entry, servers
 from pointsman.dataplane.ipvs.objects import real_line, server_line
 from pointsman.dataplane.ipvs.records import Marks
-from pointsman.dataplane.ipvs.routes import PROTOCOL
 from pointsman.dataplane.ipvs.rules import SCHEMA
 from pointsman.dataplane.ipvs.spots import Places
 from pointsman.dataplane.ipvs.table import Table
+from pointsman.dataplane.local_routes import PROTOCOL
 from pointsman.dataplane.nftables.layout import address_text
 from pointsman.dataplane.nftables.render import TextDraft, table_script
 from pointsman.model.address import family_of

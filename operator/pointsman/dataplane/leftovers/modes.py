@@ -9,12 +9,12 @@ from pointsman.dataplane.iptables.removal import HINT, has_hint
 from pointsman.dataplane.iptables.saved import parse
 from pointsman.dataplane.iptables.tools import Tools
 from pointsman.dataplane.iptables.variant import VARIANTS
-from pointsman.dataplane.ipvs.routes import PROTOCOL, LocalRoutes
 from pointsman.dataplane.ipvs.rules import TABLE as IPVS
 from pointsman.dataplane.leftovers import virtual_servers
 from pointsman.dataplane.leftovers.found import Leftover, many
 from pointsman.dataplane.leftovers.kube_proxy import NO_TOOLS, place_of
 from pointsman.dataplane.leftovers.nft_tables import find_tables
+from pointsman.dataplane.local_routes import PROTOCOL, LocalRoutes
 from pointsman.dataplane.nftables.ear import open_wire
 from pointsman.dataplane.nftables.layout import TABLE as NFTABLES
 from pointsman.dataplane.nftables.presence import has_chain

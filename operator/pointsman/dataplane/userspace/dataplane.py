@@ -7,7 +7,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Final
 
 from pointsman.dataplane.adopting import adopt_families, name_of, part_of
-from pointsman.dataplane.ipvs.routes import LocalRoutes
+from pointsman.dataplane.local_routes import LocalRoutes
 from pointsman.dataplane.nftables.fixed import FixedTable
 from pointsman.dataplane.nftables.port import NftPort
 from pointsman.dataplane.nftables.readback import read_held

@@ -1,14 +1,14 @@
 """Routes of type `local`: they make whole networks of cluster IPs the node's own, without one address on a device.
 
-IPVS serves connections to local addresses alone. kube-proxy puts each cluster IP on a device of its own,
-``kube-ipvs0``; thousands of addresses there are read by everything that lists addresses. One route does the same for a
-whole network. It can name the source address of the node's own connections as well, for IPv4 and IPv6.
+IPVS serves connections to local addresses alone, and the userspace proxy listens at one. kube-proxy puts each cluster
+IP on a device of its own, ``kube-ipvs0``; thousands of addresses there are read by everything that lists addresses. One
+route does the same for a whole network. It can name the source address of the node's own connections as well, for IPv4 and IPv6.
 
 As with addresses on a device, the node answers ARP for all of an IPv4 network, on every device, unless
 ``net.ipv4.conf.all.arp_ignore`` is 1 or 2 (strictARP); then it answers for none of it. IPv6 neighbour discovery never
 answers for a network.
 
-Ours are told from all others by their protocol number (``ip route show table local proto 112``).
+A mode's are told from all others by their protocol number (IPVS: ``ip route show table local proto 112``).
 
 Formats: rtnetlink(7), ``linux/rtnetlink.h``.
 """

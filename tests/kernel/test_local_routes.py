@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
-from pointsman.dataplane.ipvs.routes import PROTOCOL, LocalRoutes, RouteError
+from pointsman.dataplane.local_routes import PROTOCOL, LocalRoutes, RouteError
 from pointsman.lab.namespaces import Namespace, create, new_prefix, remove
 
 if TYPE_CHECKING:
