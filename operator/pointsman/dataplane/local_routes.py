@@ -2,7 +2,8 @@
 
 IPVS serves connections to local addresses alone, and the userspace proxy listens at one. kube-proxy puts each cluster
 IP on a device of its own, ``kube-ipvs0``; thousands of addresses there are read by everything that lists addresses. One
-route does the same for a whole network. It can name the source address of the node's own connections as well, for IPv4 and IPv6.
+route does the same for a whole network. It can name the source address of the node's own connections as well, for IPv4
+and IPv6.
 
 As with addresses on a device, the node answers ARP for all of an IPv4 network, on every device, unless
 ``net.ipv4.conf.all.arp_ignore`` is 1 or 2 (strictARP); then it answers for none of it. IPv6 neighbour discovery never
