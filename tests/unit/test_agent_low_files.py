@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import resource
 from contextlib import closing, contextmanager
@@ -53,3 +54,12 @@ def test_where_there_are_none_it_does_without() -> None:
         with low.freed():
             assert next_number() >= FD_SETSIZE
         assert next_number() >= FD_SETSIZE
+
+
+def test_one_that_is_forgotten_keeps_nothing() -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    low = LowFiles(3)
+    assert len(os.listdir("/proc/self/fd")) == before + 3
+    del low
+    gc.collect()
+    assert len(os.listdir("/proc/self/fd")) == before

@@ -8,6 +8,7 @@ a change of the mode, would get such a number.
 from __future__ import annotations
 
 import os
+import weakref
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
@@ -31,6 +32,8 @@ class LowFiles:
         """
         self._count = count
         self._held: list[int] = []
+        # Many that are forgotten would take the very numbers that they are to keep free.
+        weakref.finalize(self, _close, self._held)
         self.refill()
 
     @contextmanager
@@ -46,8 +49,7 @@ class LowFiles:
 
     def close(self) -> None:
         """Give them back."""
-        while self._held:
-            os.close(self._held.pop())
+        _close(self._held)
 
     def refill(self) -> None:
         """Take what is missing, as far as there are any; cheap when nothing is."""
@@ -60,3 +62,8 @@ class LowFiles:
                 self._held.append(number)
         except OSError:
             return
+
+
+def _close(numbers: list[int]) -> None:
+    while numbers:
+        os.close(numbers.pop())
