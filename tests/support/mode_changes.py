@@ -292,8 +292,13 @@ class ChangingNode:
             _wait(loads, connections)
             for each in flows:
                 each.rest()
-            samples = [sample for load in loads for sample in load.samples]
-            failures = [sample for sample in samples if not isinstance(sample.outcome, Answered)]
+            names = (*(f"{at} port {port}" for at, port, _ in ways), f"{VIP[4]} port 80/udp")
+            failures = [
+                (name, sample)
+                for name, load in zip(names, loads, strict=True)
+                for sample in load.samples
+                if not isinstance(sample.outcome, Answered)
+            ]
             return Seen(
                 failed=len(failures) + sum(each.unanswered for each in flows),
                 tcp=sum(each.alive() for each in held),
@@ -301,7 +306,8 @@ class ChangingNode:
                 flows=sum(each.alive() for each in flows),
                 flows_before=2 * per_family,
                 how=tuple(
-                    f"{each.begun - began:.4f} s (of {done - began:.4f}): {each.outcome}" for each in failures[:5]
+                    f"{name}, {each.begun - began:.4f} s (of {done - began:.4f}): {each.outcome}"
+                    for name, each in failures[:5]
                 ),
             )
 

@@ -11,7 +11,7 @@ import msgspec
 from pointsman.dataplane.netlink import Message, string, u32
 from pointsman.dataplane.nftables import skeleton, structure
 from pointsman.dataplane.nftables.readback import read_held
-from pointsman.dataplane.nftables.wire import DELSET, DELTABLE, NEWTABLE, Elements, WireDraft, af
+from pointsman.dataplane.nftables.wire import DELRULE, DELSET, DELTABLE, NEWTABLE, Elements, WireDraft, af
 from pointsman.dataplane.protocol import DataplaneError
 
 if TYPE_CHECKING:
@@ -112,12 +112,17 @@ class FixedTable:
     def delete(self) -> None:
         """Delete the table, if it is there.
 
+        Its rules go first, in a transaction of their own. A packet may be half-way through them: when a table goes as a
+        whole its maps are empty at once and its sets are not, and the packet finds an address of Services, but none of
+        their ports.
+
         Raises:
             DataplaneError: the kernel refused.
         """
-        for refusal in self._port.transact([Message(DELTABLE, af(self._family), string(1, self._schema.table))]):
-            if refusal.error not in {errno.ENOENT, errno.EAFNOSUPPORT}:
-                raise DataplaneError(f"can't delete table {self.name}: {refusal}")
+        for command in (DELRULE, DELTABLE):
+            for refusal in self._port.transact([Message(command, af(self._family), string(1, self._schema.table))]):
+                if refusal.error not in {errno.ENOENT, errno.EAFNOSUPPORT}:
+                    raise DataplaneError(f"can't delete table {self.name}: {refusal}")
         self._sums = {}
 
     def _look_once(self, *, drop_invalid: bool) -> Found:
