@@ -217,7 +217,7 @@ def test_the_status_says_what_is_in_force(ground: Ground) -> None:
         assert ground.condition("ModeInForce") == ("True", "AsConfigured", 1)
         ground.apply_node_proxy(mode="ipvs", fallbackModes=["nftables"])
         until(lambda: ground.condition("ModeInForce") == ("True", "FellBack", 2))
-        ground.apply_node_proxy(mode="ipvs", fallbackModes=["iptables"])
+        ground.apply_node_proxy(mode="ipvs", fallbackModes=["example.com/absent"])
         until(lambda: ground.condition("ModeInForce") == ("False", "ModeNotSupported", 3))
         assert ground.condition("Ready") == ("True", "Programmed", 3)
         assert any("ipvs" in problem["message"] for problem in ground.status()["problems"])

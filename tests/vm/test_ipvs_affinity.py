@@ -13,6 +13,8 @@ from pointsman.model.plan import Answer, IpvsSettings
 from support.proxied import SETTINGS, answer, pool
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from pointsman.model.plan import Family, Frontend, Transport
     from support.ipvs import IpvsNode
 
@@ -66,8 +68,16 @@ def remembered(node: IpvsNode, frontend: Frontend) -> list[str]:
     return [line for line in lines if address in line]
 
 
-def test_a_client_is_forgotten_when_its_time_is_over(node: IpvsNode) -> None:
+@pytest.fixture
+def soon(node: IpvsNode) -> Iterator[IpvsNode]:
+    """A node whose IPVS forgets a UDP flow after a second; the kernel's own timeout is back afterwards."""
     node.set(msgspec.structs.replace(SETTINGS, ipvs=IpvsSettings(udp_timeout=1)))
+    yield node
+    node.set(msgspec.structs.replace(SETTINGS, ipvs=IpvsSettings(udp_timeout=300)))
+
+
+def test_a_client_is_forgotten_when_its_time_is_over(soon: IpvsNode) -> None:
+    node = soon
     frontend, endpoints = node.vip("udp"), node.endpoints(3, "udp")
     node.put({frontend: answer(endpoints, scheduler="rr", affinity=4)})
     first = node.by_client(frontend, 4)
