@@ -84,7 +84,7 @@ def test_a_rollout_stops_at_the_node_that_cannot_do_it_and_heals(cluster: LiveCl
     record = Record(cluster, PROXIES)
     try:
         with Load(origin, rolled.address, PORT) as load:
-            replace(cluster, mode="ipvs", fallbackModes=["iptables"], rollout={"maxUnavailable": 1})
+            replace(cluster, mode="ipvs", fallbackModes=["example.com/absent"], rollout={"maxUnavailable": 1})
             cluster.wait_until(
                 lambda: said(proxy(cluster, first), "ModeInForce") == ("False", "ModeNotSupported"),
                 "the first node to say that it cannot",
