@@ -143,6 +143,12 @@ def drop() -> bytes:
     return nested(2, attribute(1, struct.pack(">i", 0)))
 
 
+def words(encoded: bytes) -> str:
+    """Write an encoded verdict in nft's language."""
+    verb = {_GOTO: "goto", _JUMP: "jump"}.get(struct.unpack_from(">i", encoded, 8)[0])
+    return f"{verb} {target(encoded)}" if verb else "drop"
+
+
 def target(encoded: bytes) -> str:
     """Return the chain that an encoded verdict leads to, or ""."""
     # Behind three headers and the verdict's code stands the chain's name, NUL-terminated and padded.

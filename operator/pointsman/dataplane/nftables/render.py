@@ -6,7 +6,7 @@ import socket
 from typing import TYPE_CHECKING
 
 from pointsman.dataplane.nftables import skeleton, structure
-from pointsman.dataplane.nftables.expressions import target
+from pointsman.dataplane.nftables.expressions import words
 from pointsman.dataplane.nftables.schema import SCHEMA
 from pointsman.dataplane.nftables.table import Table
 from pointsman.model.plan import FAMILIES
@@ -31,8 +31,7 @@ class TextDraft:
         """Write an element."""
         layout = self._layouts[name]
         if layout.data is None:
-            chain = target(value)
-            value = f"goto {chain}".encode() if chain else b"drop"
+            value = words(value).encode()
         self.elements[name].append(layout.text(key, value))
 
     def remove(self, name: str, key: bytes, value: bytes = b"") -> None:

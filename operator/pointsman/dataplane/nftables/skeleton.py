@@ -76,7 +76,7 @@ def key_text(family: Family, place: Place) -> str:
 
 
 def _classify(family: Family, place: Place, source: str, classes: str) -> str:
-    """Look the frontend's class up and go to the class's chain.
+    """Look the frontend's class up and jump to the class's chain, from which no packet comes back (but see `_crossed`).
 
     The class is carried from one map to the next in the packet's priority, within one rule: nft's language has no
     other way, and a verdict map of all frontends would be walked by the kernel at every change. Chains that let the
@@ -84,6 +84,15 @@ def _classify(family: Family, place: Place, source: str, classes: str) -> str:
     """
     key = key_text(family, place)
     return f"meta priority set {key} map @{place}{source} meta priority vmap @{place}{classes}"
+
+
+def _crossed(family: Family, place: Place) -> str:
+    """Drop what comes back from its class's chain: it is new in the very commit that the packet met.
+
+    The kernel reads maps as they are now, and rules as they were when the packet came to the hook, so that a new chain
+    is empty to it. Let through, the packet would make a connection that is never translated.
+    """
+    return f"meta priority set {key_text(family, place)} map @{place}services {_CROSSED}"
 
 
 def _translation(family: Family, place: Place) -> Chains:
@@ -121,13 +130,13 @@ def _dispatch(family: Family) -> Chains:
     ip = ip_of(family)
     loopback = "127.0.0.0/8" if family == IPV4 else "::1"
     # A packet may have looked for its Service before a change, and find the address after it: it looks once more.
-    once_more = _classify(family, "", "services", "classes")
+    look = [_classify(family, "", "services", "classes"), _crossed(family, "")]
     return {
-        "refuse-others": [once_more, "goto refuse"],
-        "drop-others": [once_more, "drop"],
-        "node-ports": [_classify(family, "node-port-", "services", "classes")],
+        "refuse-others": [*look, "goto refuse"],
+        "drop-others": [*look, "drop"],
+        "node-ports": [_classify(family, "node-port-", "services", "classes"), _crossed(family, "node-port-")],
         "dispatch": [
-            _classify(family, "", "services", "classes"),
+            *look,
             f"{ip} daddr != {loopback} {ip} daddr @node-port-cidrs fib daddr type local goto node-ports",
             f"{ip} daddr @cluster-ips fib daddr type != local goto refuse-others",
             f"{ip} daddr @service-cidrs fib daddr type != local goto drop-others",

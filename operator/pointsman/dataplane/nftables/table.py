@@ -19,7 +19,7 @@ from pointsman.dataplane.nftables.entries import (
     slot_changes,
     staged,
 )
-from pointsman.dataplane.nftables.expressions import drop, goto, target
+from pointsman.dataplane.nftables.expressions import drop, goto, jump, target
 from pointsman.dataplane.nftables.layout import (
     NETWORKS,
     OUTSIDE_SLOTS,
@@ -209,7 +209,7 @@ class Table:
         classes and chains without a user stay until the next change.
         """
         verdicts = {
-            (c.place, number(self.numbers(c))): goto(c.chain) for c in self._known(change) if isinstance(c, Pick)
+            (c.place, number(self.numbers(c))): jump(c.chain) for c in self._known(change) if isinstance(c, Pick)
         }
         for (name, key), by in change.uses.items():
             before = self._uses[name, key]
