@@ -513,7 +513,7 @@ def test_what_is_left_after_the_limit_is_ended(caplog: pytest.LogCaptureFixture)
 def test_what_a_dataplane_would_end_by_itself_is_counted_too(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The proxy stops at its own limit, and IPVS drops what is left, when they are tended."""
+    """IPVS drops what is left when it is tended."""
     caplog.set_level(logging.INFO)
     node, _ = changed("nftables", carried=50, drainTimeout="2s")
 

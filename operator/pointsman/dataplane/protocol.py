@@ -129,10 +129,11 @@ class Dataplane(Protocol):
     def retire(self, limit: float) -> None:
         """Decide about no new connection any more, as another dataplane does; go on to serve those that it carries.
 
-        What the kernel carries by itself needs nobody. `tend` is still called, until `carried` says 0.
+        What the kernel carries by itself needs nobody. `tend` is still called, until `carried` says 0 or `limit` is
+        over; then `cleanup` is.
 
         Args:
-            limit: seconds after which connections that are left may be ended.
+            limit: seconds until then, for one that has to tell the kernel.
 
         Raises:
             DataplaneError: the kernel refused; it is tried again.

@@ -69,7 +69,6 @@ class UserspaceDataplane(PlainDataplane):
         self._left_alone: set[Family] = set()
         self._abandoned: set[Frontend] = set()
         self._next_check = 0.0
-        self._ends: float | None = None
         self._disturbed = False
 
     def support(self) -> Support:
@@ -84,7 +83,7 @@ class UserspaceDataplane(PlainDataplane):
         """
         # From here on everything is looked at, so only what happens meanwhile or later is a disturbance.
         self._port.listen()
-        self._settings, self._disturbed, self._ends = plan.settings, False, None
+        self._settings, self._disturbed = plan.settings, False
         self._next_check = self._clock() + plan.settings.sync_period
         self._left_alone.clear()
         self._abandoned.clear()
@@ -142,15 +141,12 @@ class UserspaceDataplane(PlainDataplane):
         return found
 
     def tend(self) -> None:
-        """Look after the routes each `sync_period`; end what a retired proxy still carries when its time is over.
+        """Look after the routes each `sync_period`.
 
         Raises:
             DataplaneError: connections wait since no file is left for them; with the remedy.
         """
         now = self._clock()
-        if self._ends is not None and now >= self._ends:
-            self._ends = None
-            self._proxy.stop()
         if self._settings is not None and now >= self._next_check:
             self._next_check = now + self._settings.sync_period
             try:
@@ -170,14 +166,14 @@ class UserspaceDataplane(PlainDataplane):
         }
 
     def retire(self, limit: float) -> None:
-        """See `Dataplane.retire`: nothing leads to the proxy any more; what came before goes on, at most `limit`."""
+        """See `Dataplane.retire`: nothing leads to the proxy any more; what came before goes on until `cleanup`."""
+        del limit
         self._settings = None
         for family in FAMILIES:
             if family not in self._left_alone:
                 self._write_family(family, {}, NodeSettings())
         # Also connections that are under way now are let in, as the ports stay open.
         self._proxy.accept_all()
-        self._ends = self._clock() + limit
 
     def carried(self) -> int:
         """See `Dataplane.carried`."""

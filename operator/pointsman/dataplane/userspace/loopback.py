@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -13,7 +12,7 @@ from pointsman.dataplane.userspace.table import is_served
 from pointsman.model.plan import NODE_PORT
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Iterable, Mapping
 
     from pointsman.dataplane.protocol import Dataplane, Support, Traffic, Written
     from pointsman.model.plan import Answer, Backend, Delta, Family, Frontend, NodeSettings, Plan
@@ -28,18 +27,15 @@ class WithLoopback:
 
     Args:
         inner: the dataplane.
-        clock: monotonic seconds.
     """
 
-    def __init__(self, inner: Dataplane, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, inner: Dataplane) -> None:
         self.mode = inner.mode
         self._inner = inner
-        self._clock = clock
         self._proxy = Proxy("loopback proxy")
         self._settings: NodeSettings | None = None
         self._answers: dict[Frontend, Answer] = {}
         self._refused: dict[Target, str] = {}
-        self._ends: float | None = None
 
     def support(self) -> Support:
         """See `Dataplane.support`."""
@@ -48,7 +44,7 @@ class WithLoopback:
     def adopt(self, plan: Plan) -> Written:
         """See `Dataplane.adopt`."""
         written = self._inner.adopt(plan)
-        self._settings, self._ends = plan.settings, None
+        self._settings = plan.settings
         self._answers = {f: answer for f, answer in plan.answers.items() if f.address == NODE_PORT}
         return self._serve(written, self._answers)
 
@@ -73,9 +69,6 @@ class WithLoopback:
 
     def tend(self) -> None:
         """See `Dataplane.tend`."""
-        if self._ends is not None and self._clock() >= self._ends:
-            self._ends = None
-            self._proxy.stop()
         self._inner.tend()
 
     def traffic(self) -> Mapping[Frontend, Traffic]:
@@ -83,10 +76,9 @@ class WithLoopback:
         return self._inner.traffic()
 
     def retire(self, limit: float) -> None:
-        """See `Dataplane.retire`."""
+        """See `Dataplane.retire`; connections over loopback go on until `cleanup`."""
         self._inner.retire(limit)
         self._proxy.close_ports(self._proxy.targets())
-        self._ends = self._clock() + limit
 
     def carried(self) -> int:
         """See `Dataplane.carried`."""
