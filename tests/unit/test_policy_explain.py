@@ -179,6 +179,32 @@ def test_not_a_frontend(destination: str, port: int, protocol: Transport, verdic
     assert why in found.why
 
 
+@pytest.mark.parametrize(("port", "destination"), [(81, CLUSTER_IP), (80, "10.97.0.1")])
+@pytest.mark.parametrize("mode", ["nftables", "ipvs", "userspace", "iptables"])
+def test_mode_iptables_leaves_alone_what_no_port_is_behind(mode: Mode, port: int, destination: str) -> None:
+    found = ask(planner(HERE, mode=mode), POD, destination, port)
+    assert (found.verdict == "untouched", "mode iptables" in found.why) == (mode == "iptables", mode == "iptables")
+
+
+@pytest.mark.parametrize(
+    ("mode", "endpoint", "more", "verdict", "why"),
+    [
+        ("nftables", HERE, {}, "forwarded", "1 endpoint answers"),
+        ("userspace", HERE, {}, "rejected", "has no SCTP"),
+        ("userspace", THERE, {"internal_local": True}, "dropped", "the policy is Local"),
+    ],
+)
+def test_the_proxy_refuses_sctp(
+    mode: Mode, endpoint: Endpoint, more: dict[str, Any], verdict: str, why: str
+) -> None:  # fmt: skip
+    made = planner(mode=mode, ports=(ServicePort(80, protocol="sctp"),), **more)
+    made.put(EndpointSlice("ns", "web-1", "web", 4, (EndpointPort(8080, protocol="sctp"),), (endpoint,)))
+    made.take()
+    found = ask(made, POD, protocol="sctp")
+    assert (found.verdict, found.masqueraded) == (verdict, "no")
+    assert why in found.why
+
+
 @pytest.mark.parametrize(
     ("spec", "destination", "note"),
     [

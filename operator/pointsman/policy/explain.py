@@ -42,6 +42,8 @@ _DRAWS: Final[Mapping[Draw, str]] = {
     "turn": "drawn in turn",
 }
 _PROXIED: Final = "the proxy in the agent answers, and connects to the endpoint itself, from an address of the node"
+_NO_SCTP: Final = "the proxy of mode userspace copies streams and datagrams, and has no SCTP; use another mode for it"
+_ALONE: Final = "; mode iptables has no rule for it, and the packet goes its way"
 _SILENT: Final = "node ports do not answer on loopback"
 _NAMED: Final = 8
 """Endpoints whose slots are told."""
@@ -201,15 +203,19 @@ def _explain_elsewhere(planner: Planner, connection: Connection, client: Client,
     at_address = [(f, a) for f, a in planner.answers.items() if f.address == address]
     verdict: Verdict = "untouched"
     why = f"{address} is no Service's address as far as this node knows; the packet goes its way"
+    # As kube-proxy's iptables mode: it has rules for ports alone, and none for addresses.
+    is_alone = planner.mode == "iptables"
     owners = sorted({owner_of(answer) for _, answer in at_address if answer.exclusive})
     if owners:
-        verdict = "rejected"
+        verdict = "untouched" if is_alone else "rejected"
         why = f"{address} is the cluster IP of Service {owners[0]}, which has no port {_port_text(connection)}"
+        why += _ALONE if is_alone else ""
     elif at_address:
         why = f"{address} belongs to Service {owner_of(at_address[0][1])}, which has no port {_port_text(connection)}"
     elif holds(planner.settings.service_cidrs, address):
-        verdict = "dropped"
+        verdict = "untouched" if is_alone else "dropped"
         why = f"{address} is a cluster IP that no Service has (networks of cluster IPs: {_cidrs(planner)})"
+        why += _ALONE if is_alone else ""
     return Explanation(connection, client.source_class, verdict, why, notes=tuple(notes))
 
 
@@ -222,6 +228,8 @@ def _explain_answer(
     policy, policy_why = _policy(service, answer, client)
     pool = answer.pool if answer.outside is None or client.inside else answer.outside
     verdict, why = _verdict(connection, answer, pool, policy, planner.cluster.node_name)
+    if verdict == "forwarded" and planner.mode == "userspace" and connection.protocol == "sctp":
+        verdict, why = "rejected", _NO_SCTP
     masqueraded: Masqueraded = "no"
     masquerade_why = ""
     if verdict == "forwarded" and _is_proxied(planner, connection):
