@@ -75,6 +75,18 @@ def key_text(family: Family, place: Place) -> str:
     return "meta l4proto . th dport" if place else f"{ip_of(family)} daddr . meta l4proto . th dport"
 
 
+def has_node_ports(family: Family) -> str:
+    """Return the match of addresses on which node ports answer, loopback left aside: the node's own, as configured.
+
+    A cluster IP is no such address, even while it is the node's own: IPVS serves it as long as it drains, and a cache
+    of DNS on the node may.
+    """
+    ip = ip_of(family)
+    loopback = "127.0.0.0/8" if family == IPV4 else "::1"
+    chosen = f"{ip} daddr != {loopback} {ip} daddr @node-port-cidrs"
+    return f"{chosen} {ip} daddr != @cluster-ips fib daddr type local"
+
+
 def _classify(family: Family, place: Place, source: str, classes: str) -> str:
     """Look the frontend's class up and jump to the class's chain, from which no packet comes back (but see `_crossed`).
 
@@ -128,7 +140,6 @@ def _views(family: Family, place: Place) -> Chains:
 
 def _dispatch(family: Family) -> Chains:
     ip = ip_of(family)
-    loopback = "127.0.0.0/8" if family == IPV4 else "::1"
     # A packet may have looked for its Service before a change, and find the address after it: it looks once more.
     look = [_classify(family, "", "services", "classes"), _crossed(family, "")]
     return {
@@ -137,7 +148,7 @@ def _dispatch(family: Family) -> Chains:
         "node-ports": [_classify(family, "node-port-", "services", "classes"), _crossed(family, "node-port-")],
         "dispatch": [
             *look,
-            f"{ip} daddr != {loopback} {ip} daddr @node-port-cidrs fib daddr type local goto node-ports",
+            f"{has_node_ports(family)} goto node-ports",
             f"{ip} daddr @cluster-ips fib daddr type != local goto refuse-others",
             f"{ip} daddr @service-cidrs fib daddr type != local goto drop-others",
         ],

@@ -18,7 +18,7 @@ from pointsman.dataplane.nftables.layout import (
     network_layouts,
     source_ranges_layout,
 )
-from pointsman.dataplane.nftables.skeleton import ip_of, key_text, refuse_chain
+from pointsman.dataplane.nftables.skeleton import has_node_ports, ip_of, key_text, refuse_chain
 from pointsman.dataplane.userspace.port import OWN_PRIORITY
 from pointsman.model.plan import IPV4, IPV6
 
@@ -87,7 +87,7 @@ def chains(family: Family, *, drop_invalid: bool) -> Chains:
         f"{key_text(family, '')} @guarded {key_text(family, '')} . {ip} saddr != @source-ranges drop",
         f"{key_text(family, '')} @split goto views",
         "jump all-clients",
-        f"{ip} daddr != {_LOOPBACK[family]} {ip} daddr @node-port-cidrs fib daddr type local goto node-port-dispatch",
+        f"{has_node_ports(family)} goto node-port-dispatch",
         f"{ip} daddr @loopback-cidrs fib daddr type local goto node-port-dispatch",
         f"{ip} daddr @cluster-ips fib daddr type != local goto refuse-others",
         f"{ip} daddr @service-cidrs fib daddr type != local goto drop-others",
