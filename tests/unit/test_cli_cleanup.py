@@ -41,13 +41,15 @@ class Machine:
         self.kube_proxy: list[Leftover] = []
         self.did: list[str] = []
         self.comes_back = False
+        self.sysctl_root: Path | None = None
         self.error: Exception | None = None
 
     def own(self, mode: str) -> list[Leftover] | None:
         found = self.held.get(mode)
         return None if found is None else list(found)
 
-    def kernel(self, own: object = None) -> Kernel:
+    def kernel(self, sysctl_root: Path, own: object) -> Kernel:
+        self.sysctl_root = sysctl_root
         assert own is not None, "packages of others are looked for"
         modes = (*self.held, "example.com/toy")
         openers = {mode: lambda mode=mode: FakeDataplane(self, mode) for mode in modes}
@@ -212,6 +214,38 @@ def test_an_error_is_one_line_behind_what_is_gone_by_then(machine: Machine) -> N
     assert result.exit_code == 1
     assert result.stderr == "pointsman cleanup: busy\n"
     assert machine.did == ["close"]
+
+
+def test_after_an_error_nothing_is_not_said_to_be_there(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_mode: str) -> list[Leftover]:
+        raise DataplaneError("cannot list it")
+
+    monkeypatch.setattr("pointsman.dataplane.leftovers.held_by", fail)
+    result = clean("--mode", "ipvs")
+    assert (result.exit_code, result.stdout, machine.did) == (1, "", [])
+    assert result.stderr == "pointsman cleanup: cannot list it\n"
+
+
+def test_what_is_left_alone_is_not_nothing(machine: Machine) -> None:
+    machine.held["iptables"] = [STAYS]
+    result = clean("--mode", "iptables")
+    assert result.exit_code == 1
+    assert result.stdout.splitlines()[0] == "iptables: left alone"
+
+
+def test_parameters_are_written_where_sysctl_root_says(machine: Machine, tmp_path: Path) -> None:
+    (tmp_path / "net" / "core").mkdir(parents=True)
+    assert clean("--sysctl-root", str(tmp_path)).exit_code == 0
+    assert machine.sysctl_root == tmp_path
+
+
+def test_a_sysctl_root_without_parameters_is_refused_before_anything_is_removed(
+    machine: Machine, tmp_path: Path
+) -> None:
+    machine.held["nftables"] = [TABLE]
+    result = clean("--sysctl-root", str(tmp_path))
+    assert (result.exit_code, result.stdout, machine.did) == (1, "", [])
+    assert result.stderr.startswith(f"pointsman cleanup: --sysctl-root {tmp_path}: has no net/core")
 
 
 def test_what_comes_back_is_told(machine: Machine) -> None:

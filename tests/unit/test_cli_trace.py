@@ -28,6 +28,7 @@ from pointsman.dataplane.userspace.rules import PROXY_ADDRESSES
 from pointsman.model.comparison import Wanted, compare
 from pointsman.model.plan import NODE_PORT, Answer, Backend, Frontend, Plan, Pool
 from pointsman.policy.explain import Connection, Explanation
+from pointsman.process.listen import Address
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -420,8 +421,15 @@ def test_objects_have_to_come_from_somewhere(node: Node) -> None:
     assert result.stderr.startswith("pointsman trace: ")
 
 
-@pytest.mark.parametrize(("address", "answered"), [("127.0.0.1:1", False), ("", False)])
-def test_no_agent_is_no_error(address: str, answered: bool) -> None:  # noqa: FBT001 (of the table)
+@pytest.mark.parametrize("address", [Address("127.0.0.1", 1), None])
+def test_no_agent_is_no_error(address: Address | None) -> None:
     from pointsman.cli.trace import _ask_agent  # noqa: PLC0415 - the fixture replaces it for all others
 
-    assert (_ask_agent(address) is not None) is answered
+    assert _ask_agent(address) is None
+
+
+@pytest.mark.parametrize("agent", ["127.0.0.1", "127.0.0.1:0", "::1:80"])
+def test_where_no_agent_can_be_is_refused_before_anything_is_read(node: Node, agent: str) -> None:
+    result = node.trace("--agent", agent)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "write IP:PORT or [IPv6]:PORT" in " ".join(result.stderr.replace("│", "").split())

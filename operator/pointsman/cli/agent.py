@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import Path  # noqa: TC003 (typer reads it)
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from pointsman.cli.access import Context, InCluster, Kubeconfig, Server, access_of
 from pointsman.cli.loading import node_name_of
+from pointsman.cli.node import METRICS, SYSCTLS, SysctlRoot
 
 if TYPE_CHECKING:
     from pointsman.sources.apiserver.access import Access
@@ -46,16 +47,13 @@ def command(
             help="DaemonSet of this agent, in --namespace: stopped because that is deleted, it removes its rules.",
         ),
     ] = "",
-    sysctl_root: Annotated[
-        Path,
-        typer.Option(metavar="DIR", help="Where the kernel's parameters are; in a container /proc/sys is read-only."),
-    ] = Path("/proc/sys"),
+    sysctl_root: SysctlRoot = SYSCTLS,
     healthz_address: Annotated[
         str, typer.Option(metavar="IP:PORT", help="Where /healthz and /livez answer; '' for nowhere.")
     ] = "0.0.0.0:10256",
     metrics_address: Annotated[
         str, typer.Option(metavar="IP:PORT", help="Where /metrics, /proxyMode and /connections answer; '' for nowhere.")
-    ] = "127.0.0.1:10249",
+    ] = METRICS,
     connection_metrics: Annotated[
         int,
         typer.Option(metavar="LIMIT", min=0, help="So many series of Services' connections in /metrics; 0 for none."),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from pointsman.cli.node import SYSCTLS, SysctlRoot
 from pointsman.cli.output import Output, show_json
 
 if TYPE_CHECKING:
@@ -40,21 +41,27 @@ _RUNNING_KUBE_PROXY: Final = (
 )
 
 
+ModeToClean = Annotated[
+    str,
+    typer.Option(
+        metavar="MODE", help="Of which mode: nftables, ipvs, iptables, userspace, or all.", show_default="all"
+    ),
+]
+OfKubeProxy = Annotated[
+    bool,
+    typer.Option(
+        "--kube-proxy", help="What kube-proxy left, in any of its modes. Without --mode nothing of Pointsman's."
+    ),
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be removed; remove nothing.")]
+
+
 def command(
     *,
-    mode: Annotated[
-        str,
-        typer.Option(
-            metavar="MODE", help="Of which mode: nftables, ipvs, iptables, userspace, or all.", show_default="all"
-        ),
-    ] = "",
-    kube_proxy: Annotated[
-        bool,
-        typer.Option(
-            "--kube-proxy", help="What kube-proxy left, in any of its modes. Without --mode nothing of Pointsman's."
-        ),
-    ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be removed; remove nothing.")] = False,
+    mode: ModeToClean = "",
+    kube_proxy: OfKubeProxy = False,
+    dry_run: DryRun = False,
+    sysctl_root: SysctlRoot = SYSCTLS,
     output: Output = "text",
 ) -> None:
     """Remove everything that Pointsman put into this node's kernel. Services stop answering on this node.
@@ -64,36 +71,58 @@ def command(
     """
     from pointsman.agent.entry_points import find_own  # noqa: PLC0415 (`pointsman --help` needs none of it)
     from pointsman.agent.kernel import real_kernel  # noqa: PLC0415 (as above)
-    from pointsman.agent.startup import AgentError, check_rights  # noqa: PLC0415 (as above)
     from pointsman.cli.cleanup_text import Report  # noqa: PLC0415 (as above)
-    from pointsman.dataplane.leftovers import legacy_is_unseen  # noqa: PLC0415 (as above)
-    from pointsman.dataplane.protocol import DataplaneError  # noqa: PLC0415 (as above)
 
-    kernel = real_kernel(own=find_own().dataplanes)
+    kernel = real_kernel(sysctl_root, find_own().dataplanes)
     modes = _modes(kernel, mode, kube_proxy=kube_proxy)
     report = Report(dry_run=dry_run)
-    try:
-        check_rights()
-        for each in modes:
-            report.sections.append(_clean(kernel, each, dry_run=dry_run))
-        if kube_proxy:
-            report.sections.append(_clean_kube_proxy(dry_run=dry_run))
-    except (AgentError, DataplaneError, OSError) as error:
-        # What is gone by now is told all the same.
-        _show(report, output)
-        typer.echo(f"pointsman cleanup: {error}", err=True)
-        raise typer.Exit(1) from error
+    error = _clean_all(kernel, modes, report, sysctl_root, kube_proxy=kube_proxy)
+    # What is gone by now is told after an error, too.
     _show(report, output)
+    if error is not None:
+        _tell(str(error))
+        raise typer.Exit(1) from error
     warnings = list(_warnings(with_agent=bool(modes), with_kube_proxy=kube_proxy))
     for warning in warnings:
-        typer.echo(f"pointsman cleanup: {warning}", err=True)
+        _tell(warning)
     if not dry_run and not warnings:
         _check(kernel, modes)
-    # Of the other variant nf_tables tell whether something of ours is there.
-    if _IPTABLES in modes and legacy_is_unseen():
-        typer.echo(f"pointsman cleanup: {_UNSEEN}", err=True)
+    _check_legacy(modes)
     if any(section.kept for section in report.sections if section.owner != _KUBE_PROXY):
         raise typer.Exit(1)
+
+
+def _clean_all(
+    kernel: Kernel, modes: list[str], report: Report, sysctl_root: Path, *, kube_proxy: bool
+) -> Exception | None:
+    """Write into a report what is found, and gone unless it is a dry run; return what made it stop half-way."""
+    from pointsman.agent.startup import AgentError, check_rights, check_sysctl_root  # noqa: PLC0415 (as above)
+    from pointsman.dataplane.protocol import DataplaneError  # noqa: PLC0415 (as above)
+
+    try:
+        check_sysctl_root(sysctl_root)
+        check_rights()
+        for each in modes:
+            report.sections.append(_clean(kernel, each, dry_run=report.dry_run))
+        if kube_proxy:
+            report.sections.append(_clean_kube_proxy(dry_run=report.dry_run))
+    except (AgentError, DataplaneError, OSError) as error:
+        return error
+    report.complete = True
+    return None
+
+
+def _check_legacy(modes: list[str]) -> None:
+    """Tell of tables of the legacy iptables that nobody here can list."""
+    from pointsman.dataplane.leftovers import legacy_is_unseen  # noqa: PLC0415 (as above)
+
+    # Of the other variant nf_tables tell whether something of ours is there.
+    if _IPTABLES in modes and legacy_is_unseen():
+        _tell(_UNSEEN)
+
+
+def _tell(message: str) -> None:
+    typer.echo(f"pointsman cleanup: {message}", err=True)
 
 
 def answers(host: str, port: int) -> bool:
@@ -193,7 +222,7 @@ def _check(kernel: Kernel, modes: list[str]) -> None:
     staying = {mode: held for mode in modes if is_known(mode) and (held := _movable(_held(kernel, mode)))}
     for mode, held in staying.items():
         names = ", ".join(f"{each.kind} {each.name}".strip() for each in held)
-        typer.echo(f"pointsman cleanup: mode {mode} has still, or again: {names}; does an agent run?", err=True)
+        _tell(f"mode {mode} has still, or again: {names}; does an agent run?")
     if staying:
         raise typer.Exit(1)
 

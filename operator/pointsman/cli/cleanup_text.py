@@ -38,9 +38,16 @@ class Section:
 
 @dataclass(slots=True)
 class Report:
-    """All of it; with `dry_run` nothing was removed."""
+    """All of it.
+
+    Attributes:
+        dry_run: nothing was removed.
+        complete: everything was looked at.
+        sections: what was looked at by then.
+    """
 
     dry_run: bool = False
+    complete: bool = False
     sections: list[Section] = field(default_factory=list)
 
 
@@ -59,7 +66,7 @@ def as_document(report: Report) -> dict[str, object]:
 
 
 def _lines(report: Report) -> Iterator[str]:
-    if not any(section.removed for section in report.sections):
+    if report.complete and not any(section.found for section in report.sections):
         yield "nothing to remove"
     for section in report.sections:
         if section.removed:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Annotated, cast, get_args
+from typing import TYPE_CHECKING, Annotated, NamedTuple, cast, get_args
 
 import typer
 
 from pointsman.cli.loading import ConfigFile, Files, LoadError, MoreFiles, NodeName, load, report
 from pointsman.cli.output import Output, show_json
-from pointsman.model.address import canonical_address
+from pointsman.model.address import canonical_address, family_of
 from pointsman.model.plan import Transport
 
 if TYPE_CHECKING:
     from pointsman.policy.explain import Explanation
-    from pointsman.policy.planner import Planner
 
 Source = Annotated[str, typer.Option("--from", metavar="IP", help="The client's address.")]
 Destination = Annotated[
@@ -23,6 +22,15 @@ Destination = Annotated[
 ]
 
 _MAX_PORT = 65535
+
+
+class Question(NamedTuple):
+    """A connection that is asked for: canonical addresses of one IP family, and a port."""
+
+    source: str
+    destination: str
+    port: int
+    protocol: Transport
 
 
 def command(
@@ -40,17 +48,40 @@ def command(
     The exit status is 0 whatever happens to the connection, 1 when a file or all objects cannot be read, 2 when
     the question makes no sense.
     """
+    from pointsman.policy.explain import explain  # noqa: PLC0415 (`pointsman --help` needs none of it)
+
+    question = parse_question(source, destination)
     try:
         planner, problems = load([*filename, *(more or ())], node_name, config)
     except LoadError as error:
         typer.echo(f"pointsman explain: {error}", err=True)
         raise typer.Exit(1) from error
     report(problems)
-    explanation = _ask(planner, source, destination)
+    explanation = explain(planner, *question)
     if output == "json":
         show_json(explanation)
     else:
         _show(explanation)
+
+
+def parse_question(source: str, destination: str) -> Question:
+    """Read ``--from`` and ``--to``.
+
+    Raises:
+        typer.BadParameter: one of them is no address, or no packet can have both.
+    """
+    try:
+        address, port, protocol = parse_destination(destination)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--to") from error
+    try:
+        question = Question(canonical_address(source), address, port, protocol)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--from") from error
+    if family_of(question.source) != family_of(address):
+        message = f"{source} and {address} are of different IP families, so that no packet can have both"
+        raise typer.BadParameter(message, param_hint="--from")
+    return question
 
 
 def parse_destination(text: str) -> tuple[str, int, Transport]:
@@ -72,19 +103,6 @@ def parse_destination(text: str) -> tuple[str, int, Transport]:
     if not (port.isascii() and port.isdigit() and 1 <= int(port) <= _MAX_PORT) or bracketed != (":" in address):
         raise ValueError(f"{text!r}: write IP:PORT or [IPv6]:PORT, with a port from 1 to {_MAX_PORT}")
     return canonical_address(address.strip("[]")), int(port), cast("Transport", protocol)
-
-
-def _ask(planner: Planner, source: str, destination: str) -> Explanation:
-    from pointsman.policy.explain import explain  # noqa: PLC0415 (as above)
-
-    try:
-        address, port, protocol = parse_destination(destination)
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--to") from error
-    try:
-        return explain(planner, canonical_address(source), address, port, protocol)
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--from") from error
 
 
 def _show(explanation: Explanation) -> None:

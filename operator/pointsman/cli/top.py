@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal, NoReturn
 
 import typer
 
+from pointsman.cli.node import METRICS, agent_address
+
 if TYPE_CHECKING:
     from pointsman.agent.connections import Connections
     from pointsman.cli.top_client import AgentClient
     from pointsman.cli.top_rows import Frame, Wanted
-    from pointsman.process.listen import Address
 
 _ANY_WIDTH: Final = 1000
 """Characters a line where there is no terminal: nothing is cut off."""
@@ -22,7 +23,7 @@ def command(
     *,
     agent: Annotated[
         str, typer.Option(metavar="IP:PORT", help="Where the agent's metrics are (its --metrics-address).")
-    ] = "127.0.0.1:10249",
+    ] = METRICS,
     namespace: Annotated[str, typer.Option("--namespace", "-n", metavar="NAME", help="Services of it alone.")] = "",
     service: Annotated[str, typer.Option(metavar="[NAMESPACE/]NAME", help="This Service alone.")] = "",
     sort: Annotated[
@@ -49,7 +50,7 @@ def command(
     from pointsman.cli.top_client import AgentClient, NoAnswer  # noqa: PLC0415 (`pointsman --help` needs none of it)
     from pointsman.cli.top_rows import Wanted  # noqa: PLC0415 (as above)
 
-    watch = Watch(AgentClient(_address(agent)), Wanted(sort, namespace, service))
+    watch = Watch(AgentClient(agent_address(agent)), Wanted(sort, namespace, service))
     try:
         if once:
             show_frame(watch.refresh(), output, pretty=True)
@@ -62,18 +63,6 @@ def command(
     except NoAnswer as error:
         typer.echo(f"pointsman top: {error}", err=True)
         raise typer.Exit(1) from error
-
-
-def _address(text: str) -> Address:
-    from pointsman.process.listen import parse_address  # noqa: PLC0415 (as above)
-
-    try:
-        address = parse_address(text, "--agent")
-    except ValueError:
-        address = None
-    if address is None or not address.port:
-        raise typer.BadParameter(f"{text!r}: write IP:PORT or [IPv6]:PORT", param_hint="--agent")
-    return address
 
 
 def _on_terminal() -> bool:

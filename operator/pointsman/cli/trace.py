@@ -8,18 +8,33 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from pointsman.cli.access import Context, InCluster, Kubeconfig, Server, Timeout  # noqa: TC001 (typer reads them)
-from pointsman.cli.explain import Destination, Source, parse_destination
+from pointsman.cli.explain import Destination, Source, parse_question
 from pointsman.cli.live import OptionalFiles, origin_of
 from pointsman.cli.loading import ConfigFile, LoadError, MoreFiles, NodeName, report
+from pointsman.cli.node import METRICS, agent_address
 from pointsman.cli.output import Output, show_json
-from pointsman.model.address import canonical_address
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from pointsman.agent.connections import Connections
+    from pointsman.cli.explain import Question
+    from pointsman.cli.live import Origin
     from pointsman.cli.trace_text import Trace
+    from pointsman.model.problems import Problem
+    from pointsman.process.listen import Address
 
 _NO_MODE: Final = "no mode of Pointsman holds anything in this kernel: no agent has run here"
 _SEVERAL: Final = "{} hold something; {} is looked at, name another one by --mode (one that was in force drains)"
+
+
+ModeToLookAt = Annotated[
+    str, typer.Option(metavar="MODE", help="The mode to look at, in place of the one in force.", show_default="")
+]
+AgentToAsk = Annotated[
+    str,
+    typer.Option(metavar="IP:PORT", help="Where the agent's metrics are (its --metrics-address); '' for nowhere."),
+]
 
 
 def command(
@@ -35,13 +50,8 @@ def command(
     server: Server = None,
     timeout: Timeout = 60.0,
     config: ConfigFile = None,
-    mode: Annotated[
-        str, typer.Option(metavar="MODE", help="The mode to look at, in place of the one in force.", show_default="")
-    ] = "",
-    agent: Annotated[
-        str,
-        typer.Option(metavar="IP:PORT", help="Where the agent's metrics are (its --metrics-address); '' for nowhere."),
-    ] = "127.0.0.1:10249",
+    mode: ModeToLookAt = "",
+    agent: AgentToAsk = METRICS,
     output: Output = "text",
 ) -> None:
     """Say what becomes of a connection on this node, as `explain` does, and what its kernel holds for it.
@@ -50,52 +60,42 @@ def command(
     tracked now. No packet is sent. Objects come from -f, or from the API server, as the agent reads them. The exit
     status is 0 whatever is found, 1 when it could not be found out, 2 when the question makes no sense.
     """
+    question = parse_question(source, destination)
+    address = agent_address(agent) if agent else None
+    origin = origin_of(
+        [*(filename or ()), *(more or ())], kubeconfig, context, server, in_cluster=in_cluster, timeout=timeout
+    )
+    found, problems = _trace(origin, node_name, config, question, mode=mode, agent=address)
+    report(problems)
+    _show(found, output)
+
+
+def _trace(
+    origin: Origin, node_name: str, config: Path | None, question: Question, *, mode: str, agent: Address | None
+) -> tuple[Trace, tuple[Problem, ...]]:
+    """Look; return what was found, and what is wrong with the objects."""
     from pointsman.agent.startup import AgentError, check_rights  # noqa: PLC0415 (`pointsman --help` needs none of it)
     from pointsman.cli.live import look  # noqa: PLC0415 (as above)
     from pointsman.cli.trace_kernel import trace_kernel  # noqa: PLC0415 (as above)
     from pointsman.dataplane.protocol import DataplaneError  # noqa: PLC0415 (as above)
 
-    _check(source, destination)
-    origin = origin_of(
-        [*(filename or ()), *(more or ())], kubeconfig, context, server, in_cluster=in_cluster, timeout=timeout
-    )
     try:
         check_rights()
         counted, notes = _ask_agent(agent), list[str]()
         chosen = mode or (counted.mode if counted is not None else _mode_in_kernel(notes))
         live = look(origin, node_name, config, chosen)
-        found = trace_kernel(live, canonical_address(source), parse_destination(destination), counted, notes)
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--from") from error
+        return trace_kernel(live, question, counted, notes), live.problems
     except (AgentError, LoadError, DataplaneError, OSError) as error:
         typer.echo(f"pointsman trace: {error}", err=True)
         raise typer.Exit(1) from error
-    report(live.problems)
-    _show(found, output)
 
 
-def _check(source: str, destination: str) -> None:
-    """Refuse what is no address before anything is read."""
-    for text, flag, read in ((source, "--from", canonical_address), (destination, "--to", parse_destination)):
-        try:
-            read(text)
-        except ValueError as error:
-            raise typer.BadParameter(str(error), param_hint=flag) from error
-
-
-def _ask_agent(agent: str) -> Connections | None:
+def _ask_agent(address: Address | None) -> Connections | None:
     """Ask the agent which mode is in force and what it has counted; None when there is none."""
     from pointsman.cli.top_client import AgentClient, NoAnswer  # noqa: PLC0415 (as above)
-    from pointsman.process.listen import parse_address  # noqa: PLC0415 (as above)
 
     try:
-        address = parse_address(agent, "--agent")
-    except ValueError as error:
-        raise typer.BadParameter(f"{agent!r}: write IP:PORT or [IPv6]:PORT", param_hint="--agent") from error
-    if address is None:
-        return None
-    try:
-        return AgentClient(address).connections()
+        return AgentClient(address).connections() if address is not None else None
     except NoAnswer:
         return None
 

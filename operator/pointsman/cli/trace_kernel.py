@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from pointsman.agent.connections import Connections
+    from pointsman.cli.explain import Question
     from pointsman.cli.live import Live
-    from pointsman.model.plan import Transport
     from pointsman.policy.explain import Explanation
 
     Held = Mapping[Frontend, tuple[Backend, ...]]
@@ -34,53 +34,48 @@ _ELSEWHERE: Final = "the connections of backends of {} are counted at {}, all ad
 _UNTOLD: Final = "mode {} has its backends in the agent's process: of them only the agent's counters tell"
 
 
-def trace_kernel(
-    live: Live,
-    source: str,
-    destination: tuple[str, int, Transport],
-    counted: Connections | None,
-    notes: list[str],
-) -> Trace:
+def trace_kernel(live: Live, question: Question, counted: Connections | None, notes: list[str]) -> Trace:
     """Look at one connection.
 
     Args:
         live: what is known of this node.
-        source: canonical address of the client.
-        destination: canonical address, port and protocol to which it connects.
+        question: who connects, and where to.
         counted: what the node's agent has counted; None when there is none, so that the kernel is asked.
         notes: what is worth knowing already.
 
     Raises:
-        ValueError: the addresses are of different families.
         DataplaneError, OSError: the kernel can't be read.
     """
-    explanation = explain(live.planner, source, *destination)
+    explanation = explain(live.planner, *question)
     addresses = device_addresses()
     want = wanted(live.mode, live.planner.plan, addresses)
-    dataplane = live.kernel.dataplanes[live.mode]()
-    try:
-        held = read_held(dataplane)
-        told_by_agent = counted is not None and counted.mode == live.mode
-        traffic = _counters(counted) if counted is not None and told_by_agent else dataplane.traffic()
-    finally:
-        dataplane.close()
-    is_own = destination[0] in map(str, addresses)
+    held, traffic = _read(live, counted)
+    is_own = question.destination in map(str, addresses)
     frontends = [each for each in _frontends(explanation, is_own=is_own) if each in want.backends or each in held]
     elsewhere = {each: counted_elsewhere(live.mode, live.planner.plan, each) for each in frontends if each in held}
+    shared = (_shared(each, at) for each, at in elsewhere.items() if at and each in traffic)
     return Trace(
         explanation=explanation,
         mode=live.mode,
         kernel=tuple(_held_frontend(each, held[each], traffic.get(each), want, at) for each, at in elsewhere.items()),
-        raw=raw(live.mode, family_of(source), frontends),
-        connections=tuple(read_tracked(source, *destination)),
-        ipvs_connections=tuple(read_connections(source, *destination)),
+        raw=raw(live.mode, family_of(question.source), frontends),
+        connections=tuple(read_tracked(*question)),
+        ipvs_connections=tuple(read_connections(*question)),
         differences=tuple(_differences(frontends, want, held)),
-        notes=(
-            *notes,
-            *_notes(live, want),
-            *(_shared(each, at) for each, at in elsewhere.items() if at and each in traffic),
-        ),
+        notes=(*notes, *_notes(live, want), *shared),
     )
+
+
+def _read(live: Live, counted: Connections | None) -> tuple[Held, Mapping[Frontend, Traffic]]:
+    """Read what the mode in force holds, and what is counted: by its agent if there is one, or else by the kernel."""
+    dataplane = live.kernel.dataplanes[live.mode]()
+    try:
+        held = read_held(dataplane)
+        if counted is not None and counted.mode == live.mode:
+            return held, _counters(counted)
+        return held, dataplane.traffic()
+    finally:
+        dataplane.close()
 
 
 def _counters(counted: Connections) -> dict[Frontend, Traffic]:
