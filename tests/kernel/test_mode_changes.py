@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -15,10 +15,13 @@ from pointsman.dataplane.protocol import DataplaneError
 from pointsman.dataplane.userspace import UserspaceDataplane
 from pointsman.lab.network import Network
 from pointsman.lab.servers import Servers
+from pointsman.lab.traffic import Load
 from pointsman.lab.waiting import wait_until
-from pointsman.model.plan import UserspaceSettings
+from pointsman.model.plan import Plan, UserspaceSettings
+from support.dataplanes import open_dataplane
 from support.latest import Latest
 from support.mode_changes import SERVICE, VIP, ChangingNode, Flows, Lines, changing_node, expect, slices_at
+from support.proxied import SETTINGS, answer, vip
 
 from .conftest import lay_ground
 
@@ -28,7 +31,6 @@ if TYPE_CHECKING:
     from pointsman.api.names import Mode
     from pointsman.dataplane.protocol import Dataplane, Written
     from pointsman.lab.network import Host
-    from pointsman.model.plan import Plan
 
     from .conftest import Ground
 
@@ -198,3 +200,17 @@ def silence(pod: Host) -> None:
     hook = "{ type filter hook input priority 0; }"
     rules = f"add table inet t; add chain inet t input {hook}; add rule inet t input udp dport 80 drop"
     pod.namespace.run("nft", rules)
+
+
+def test_a_mode_that_comes_and_goes_refuses_nobody(ground: Ground) -> None:
+    """Packets are half-way through its rules at any moment of it; the mode below answers them."""
+    servers = [ground.servers.start(pod, 9000, address=pod.address()) for pod in ground.pods[:2]]
+    plan = Plan({vip(): msgspec.structs.replace(answer(servers), exclusive=True)}, SETTINGS)
+    below, above = open_dataplane(ground.node, "iptables"), open_dataplane(ground.node, "nftables")
+    with closing(below), closing(above):
+        below.adopt(plan)
+        with Load(ground.client, vip().address, 80, pause=0, timeout=5) as load:
+            for _ in range(100):
+                above.adopt(plan)
+                above.cleanup()
+    assert load.spread().failures == []
