@@ -1,16 +1,21 @@
 from __future__ import annotations
 
+import asyncio
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from pointsman.controller.census import Census, Deafness, Listed, read_names
+from pointsman.controller.census import Census, Deafness, Listed, follow_census, read_names
 from pointsman.controller.view import View
 from pointsman.process.logs import ProblemLog
+from pointsman.sources.apiserver.client import ApiError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pointsman.model.objects import Kind
+    from pointsman.sources.apiserver.client import ApiClient
 
 
 class Ground:
@@ -127,3 +132,123 @@ def test_an_api_server_that_is_away_is_no_sign_of_deafness(ground: Ground) -> No
     assert deafness.look(ground.census.untold, 100.0) == ()
     assert deafness.look({}, 105.0) == ()
     assert deafness.look(ground.census.untold, 111.0) == ()
+
+
+class OverError(Exception):
+    """The test is over."""
+
+
+class ApiServer:
+    """Offers and lists what the test puts into it; each wait of the census is a step of the test's script.
+
+    Attributes:
+        offered: plural names in the discovery documents.
+        objects: names by their path.
+        starts: how often Kopf was started.
+    """
+
+    def __init__(self, *script: Callable[[ApiServer], None]) -> None:
+        self.offered = {"nodes", "namespaces"}
+        self.objects: dict[str, list[str]] = {}
+        self.starts = 0
+        self.pauses: list[float] = []
+        self._script = iter(script)
+        self._now = 0.0
+        self._refusal: ApiError | None = None
+
+    def refuse(self, status: int) -> None:
+        self._refusal = ApiError(status, message="no")
+
+    def answer(self) -> None:
+        self._refusal = None
+
+    async def get(self, path: str, accept: str = "") -> bytes:
+        if self._refusal is not None:
+            raise self._refusal
+        group, _, resource = path.rpartition("/")
+        if resource in ("v1", "v1alpha1"):
+            if resource == "v1alpha1" and not self.offered & {"proxyconfigs", "nodeproxies"}:
+                raise ApiError(404, "NotFound")
+            return json.dumps({"resources": [{"name": name, "verbs": ["list"]} for name in self.offered]}).encode()
+        assert accept, f"the whole of {group}"
+        items = [{"metadata": {"name": name}} for name in self.objects.get(resource, ())]
+        return json.dumps({"metadata": {"resourceVersion": "5"}, "items": items}).encode()
+
+    def start_kopf(self) -> None:
+        self.starts += 1
+
+    def monotonic(self) -> float:
+        return self._now
+
+    def wall(self) -> float:
+        raise NotImplementedError
+
+    async def wait(self, event: asyncio.Event, seconds: float | None) -> bool:
+        assert seconds is not None
+        self.pauses.append(seconds)
+        self._now += seconds
+        step = next(self._script, None)
+        if step is None:
+            raise OverError
+        step(self)
+        return event.is_set()
+
+    def run(self, ground: Ground) -> None:
+        with pytest.raises(OverError):
+            asyncio.run(follow_census(cast("ApiClient", self), ground.census, self, self.start_kopf))
+
+
+def offer(*resources: str) -> Callable[[ApiServer], None]:
+    """Offer these resources, too."""
+    return lambda server: server.offered.update(resources)
+
+
+def expect(starts: int) -> Callable[[ApiServer], None]:
+    """Ask how often Kopf has been started."""
+
+    def look(server: ApiServer) -> None:
+        assert server.starts == starts
+
+    return look
+
+
+def test_kopf_starts_when_the_api_server_offers_every_resource(
+    ground: Ground, caplog: pytest.LogCaptureFixture
+) -> None:
+    ApiServer(expect(0), offer("proxyconfigs"), expect(0), offer("nodeproxies"), expect(1), expect(1), expect(1)).run(
+        ground
+    )
+    assert caplog.messages == [
+        f"the API server does not have the resource {kind} (pointsman.dev): install it (kubectl apply -f crds/)"
+        for kind in ("ProxyConfig", "NodeProxy")
+    ]
+    assert ground.census.missing == ()
+
+
+def test_kopf_is_started_again_when_a_resource_was_gone(ground: Ground) -> None:
+    def withdraw(server: ApiServer) -> None:
+        server.offered.remove("nodeproxies")
+
+    offer_all = offer("proxyconfigs", "nodeproxies")
+    ApiServer(offer_all, expect(1), withdraw, expect(1), offer_all, expect(2), expect(2)).run(ground)
+
+
+def test_an_api_server_that_refuses_and_answers_again_lets_kopf_run(ground: Ground) -> None:
+    def refuse(server: ApiServer) -> None:
+        server.refuse(503)
+
+    ApiServer(
+        offer("proxyconfigs", "nodeproxies"), expect(1), refuse, expect(1), ApiServer.answer, expect(1), expect(1)
+    ).run(ground)
+
+
+def test_kopf_is_started_again_when_it_does_not_tell_of_what_is_there(
+    ground: Ground, caplog: pytest.LogCaptureFixture
+) -> None:
+    def add(server: ApiServer) -> None:
+        server.objects["nodeproxies"] = ["n1"]
+
+    server = ApiServer(offer("proxyconfigs", "nodeproxies"), add, *[lambda _: None] * 8)
+    server.run(ground)
+    assert server.starts == 2
+    assert "Kopf does not tell of NodeProxy that are there; it is started again" in caplog.messages

@@ -98,7 +98,9 @@ def test_kopf_is_started_again_when_it_ends_and_ends_when_it_shall(monkeypatch: 
             heard.append((kind, event, body))
             told.set()
 
-        task = asyncio.create_task(KopfThread(Access(), hear).run())
+        thread = KopfThread(Access(), hear)
+        thread.start()
+        task = asyncio.create_task(thread.run())
         async with asyncio.timeout(10):
             await told.wait()
         task.cancel()
@@ -118,12 +120,14 @@ def test_kopf_is_started_again_on_demand(monkeypatch: pytest.MonkeyPatch) -> Non
     async def run() -> None:
         told = asyncio.Event()
         thread = KopfThread(Access(), lambda *_: told.set())
-        thread.restart()  # nothing runs yet
         task = asyncio.create_task(thread.run())
+        await asyncio.sleep(0)
+        assert fake.starts == 0, "nobody wants it yet"
+        thread.start()
         async with asyncio.timeout(10):
             await told.wait()
             told.clear()
-            thread.restart()
+            thread.start()
             await told.wait()
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)

@@ -7,9 +7,11 @@ known but is not in the list any more went. A name that Kopf told of after the l
 than the list, and stays. Nothing depends on the order of the two, and what was missed for any reason is found by the
 next census.
 
-Kopf may also follow a kind no more, and never notice: it looks for the resources that there are when a
-CustomResourceDefinition changes, and the API server may offer a new one a moment later. Then what the census finds is
-never told, and Kopf has to be started again (`Deafness`).
+Kopf looks for the resources that there are when it starts and when a CustomResourceDefinition changes, and the API
+server offers a new one a moment later: then Kopf does not follow it, and never notices. So Kopf is started only when
+the API server offers every resource (its discovery documents say so, which are what Kopf reads), and started again when
+one was gone and is back. Should it be deaf all the same, then what the census finds is never told, and it is started
+again as well (`Deafness`).
 """
 
 from __future__ import annotations
@@ -43,6 +45,8 @@ _PATHS: Final[dict[Kind, str]] = {
     kind: "/".join(("/api" if len(resource) == 2 else "/apis", *resource))  # noqa: PLR2004 - the core group has no name
     for kind, resource in RESOURCES.items()
 }
+_OFFERS: Final = tuple(sorted({path.rpartition("/")[0] for path in _PATHS.values()}))
+"""The discovery documents that tell of them."""
 _SOON: Final = 0.1
 _LATER: Final = 2.0
 """Seconds from one census to the next while the view is not complete: the first pause, doubled, and the longest."""
@@ -50,6 +54,8 @@ _PERIOD: Final = 30.0
 """Seconds from one census to the next later."""
 _DEAF_AFTER: Final = 10.0
 """Seconds without a word of a kind of which there is something untold; Kopf's own pauses between tries are 2 s."""
+_TROUBLES: Final = (ApiError, Unreachable, SourceError, msgspec.DecodeError)
+_REMEDY: Final = "install it (kubectl apply -f crds/)"
 _SOURCE: Final = "API server"
 _LOG: Final = logging.getLogger(__name__)
 
@@ -178,41 +184,76 @@ def read_names(body: bytes) -> Listed:
     return Listed(names, _number(found.metadata.resource_version))
 
 
-async def follow_census(client: ApiClient, census: Census, clock: Clock, on_deaf: Callable[[], None]) -> None:
+def read_offer(body: bytes) -> frozenset[str]:
+    """Read which resources a discovery document (`metav1.APIResourceList`) has, by their plural names.
+
+    Raises:
+        msgspec.DecodeError: it is none.
+    """
+    return frozenset(resource.name for resource in msgspec.json.decode(body, type=_Offer).resources)
+
+
+async def follow_census(client: ApiClient, census: Census, clock: Clock, start_kopf: Callable[[], None]) -> None:
     """Ask for the names: until the view is complete again and again, then every half minute; until cancelled.
 
     Args:
         client: speaks to the API server.
         census: takes the names.
         clock: tells the time.
-        on_deaf: called when Kopf does not follow everything any more.
+        start_kopf: called when Kopf can follow everything, and whenever it has to look anew for what there is.
     """
-    never, told, pause, deafness = asyncio.Event(), "", _SOON, Deafness()
+    never, told, pause, deafness, follows = asyncio.Event(), "", _SOON, Deafness(), False
     while True:
-        trouble = ""
-        for kind, path in _PATHS.items():
-            try:
-                census.take(kind, read_names(await client.get(path, accept=METADATA)))
-            except ApiError as error:
-                trouble = trouble or _why(kind, error)
-            except (Unreachable, SourceError, msgspec.DecodeError) as error:
-                trouble = trouble or f"cannot list what there is: {error}"
+        absent, trouble = await _take_all(client, census)
         if trouble and trouble != told:
             _LOG.warning("%s", trouble)
         told = trouble
-        if deaf := deafness.look({} if trouble else census.untold, clock.monotonic()):
+        follows = follows and not absent
+        deaf = deafness.look(census.untold if follows and not trouble else {}, clock.monotonic())
+        if deaf:
             _LOG.warning("Kopf does not tell of %s that are there; it is started again", ", ".join(deaf))
-            on_deaf()
+        if not trouble and (deaf or not follows):
+            start_kopf()
+            follows = True
         if pause == _PERIOD:
             pause = _SOON
-        pause = min(pause * 2, _LATER) if census.missing or census.untold else _PERIOD
+        pause = min(pause * 2, _LATER) if census.missing or census.untold or not follows else _PERIOD
         await clock.wait(never, pause)
 
 
-def _why(kind: Kind, error: ApiError) -> str:
-    if error.status == HTTPStatus.NOT_FOUND:
-        return f"the API server does not have the resource {kind} ({GROUP}): install it (kubectl apply -f crds/)"
-    return f"cannot list {kind} objects: {error}"
+async def _take_all(client: ApiClient, census: Census) -> tuple[tuple[Kind, ...], str]:
+    """Take the names of every kind; return the kinds that the API server does not offer, and what is wrong."""
+    try:
+        absent = await _find_absent(client)
+    except _TROUBLES as error:
+        return (), f"cannot ask which resources there are: {error}"
+    wrong = [f"the API server does not have the resource {kind} ({GROUP}): {_REMEDY}" for kind in absent]
+    wrong += [why for kind in RESOURCES if kind not in absent and (why := await _take(client, census, kind))]
+    return absent, next(iter(wrong), "")
+
+
+async def _find_absent(client: ApiClient) -> tuple[Kind, ...]:
+    offers = {path: await _read_offer_at(client, path) for path in _OFFERS}
+    places = ((kind, path.rpartition("/")) for kind, path in _PATHS.items())
+    return tuple(kind for kind, (group, _, resource) in places if resource not in offers[group])
+
+
+async def _read_offer_at(client: ApiClient, path: str) -> frozenset[str]:
+    try:
+        return read_offer(await client.get(path))
+    except ApiError as error:
+        if error.status == HTTPStatus.NOT_FOUND:  # nothing of the group is installed
+            return frozenset()
+        raise
+
+
+async def _take(client: ApiClient, census: Census, kind: Kind) -> str:
+    """Take the names of a kind; return what is wrong."""
+    try:
+        census.take(kind, read_names(await client.get(_PATHS[kind], accept=METADATA)))
+    except _TROUBLES as error:
+        return f"cannot list {kind} objects: {error}"
+    return ""
 
 
 def _read(kind: Kind, name: str, body: Mapping[str, Any], notes: Notes) -> Object | None:
@@ -243,3 +284,11 @@ class _Object(msgspec.Struct):
 class _Objects(msgspec.Struct):
     metadata: _Metadata
     items: list[_Object] | None = None
+
+
+class _Resource(msgspec.Struct):
+    name: str
+
+
+class _Offer(msgspec.Struct):
+    resources: list[_Resource]

@@ -35,7 +35,7 @@ _PATIENCE: Final = 5.0
 
 
 class KopfThread:
-    """Runs Kopf, and hands over what it hears.
+    """Runs Kopf from the first `start` on, and hands over what it hears.
 
     Args:
         access: how to get at the API server.
@@ -46,11 +46,12 @@ class KopfThread:
         self._access = access
         self._heard = heard
         self._stopped = threading.Event()
+        self._wanted = threading.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._kopf: tuple[asyncio.AbstractEventLoop, asyncio.Event] | None = None
 
     async def run(self) -> None:
-        """Run Kopf until cancelled; start it again whenever it ends."""
+        """Run Kopf, once it is wanted, until cancelled; start it again whenever it ends."""
         self._loop = asyncio.get_running_loop()
         _be_quiet()
         thread = threading.Thread(target=self._run, name="kopf", daemon=True)
@@ -61,12 +62,14 @@ class KopfThread:
             self._stop()
             await asyncio.shield(asyncio.to_thread(thread.join, _PATIENCE))
 
-    def restart(self) -> None:
-        """End the Kopf that runs, if one does; the next one lists everything anew."""
+    def start(self) -> None:
+        """Start Kopf; end the one that runs, if one does, so that the next one lists everything anew."""
         self._end()
+        self._wanted.set()
 
     def _stop(self) -> None:
         self._stopped.set()
+        self._wanted.set()
         self._end()
 
     def _end(self) -> None:
@@ -77,6 +80,7 @@ class KopfThread:
 
     def _run(self) -> None:
         pause = _SHORTEST
+        self._wanted.wait()
         while not self._stopped.is_set():
             try:
                 lasted = asyncio.run(self._operate())

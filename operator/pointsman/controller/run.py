@@ -138,7 +138,7 @@ class Operator:
             "link": link.run(),
             "services": services.run(),
             "kopf": kopf.run(),
-            "census": follow_census(client, census, clock, kopf.restart),
+            "census": follow_census(client, census, clock, kopf.start),
             "heartbeats": heartbeats,
             "leadership": leadership.run(),
             "reconciler": reconciler.run(),
