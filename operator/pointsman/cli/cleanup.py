@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from pointsman.cli.node import SYSCTLS, SysctlRoot
-from pointsman.cli.output import Output, show_json
+from pointsman.cli.output import Output, fail, show_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -80,16 +80,8 @@ def command(
     # What is gone by now is told after an error, too.
     _show(report, output)
     if error is not None:
-        _tell(str(error))
-        raise typer.Exit(1) from error
-    warnings = list(_warnings(with_agent=bool(modes), with_kube_proxy=kube_proxy))
-    for warning in warnings:
-        _tell(warning)
-    if not dry_run and not warnings:
-        _check(kernel, modes)
-    _check_legacy(modes)
-    if any(section.kept for section in report.sections if section.owner != _KUBE_PROXY):
-        raise typer.Exit(1)
+        fail("cleanup", error)
+    _look_again(kernel, modes, report, kube_proxy=kube_proxy)
 
 
 def _clean_all(
@@ -110,6 +102,22 @@ def _clean_all(
         return error
     report.complete = True
     return None
+
+
+def _look_again(kernel: Kernel, modes: list[str], report: Report, *, kube_proxy: bool) -> None:
+    """Tell of what may bring everything back, and of what is still there.
+
+    Raises:
+        typer.Exit: something of a mode could not be removed, or is there again.
+    """
+    warnings = list(_warnings(with_agent=bool(modes), with_kube_proxy=kube_proxy))
+    for warning in warnings:
+        _tell(warning)
+    if not report.dry_run and not warnings:
+        _check(kernel, modes)
+    _check_legacy(modes)
+    if any(section.kept for section in report.sections if section.owner != _KUBE_PROXY):
+        raise typer.Exit(1)
 
 
 def _check_legacy(modes: list[str]) -> None:

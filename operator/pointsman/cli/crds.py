@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from pointsman.cli.access import Context, InCluster, Kubeconfig, Server, Timeout, access_of
+from pointsman.cli.output import fail
 
 
 def command(
@@ -38,5 +39,4 @@ def command(
     try:
         install_crds(access, timeout, typer.echo)
     except InstallError as error:
-        typer.echo(f"pointsman crds: {error}", err=True)
-        raise typer.Exit(1) from error
+        fail("crds", error)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path  # noqa: TC003 (typer reads it)
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING, Final
 
 import typer
 
 from pointsman.cli.access import Context, InCluster, Kubeconfig, Server, Timeout  # noqa: TC001 (typer reads them)
 from pointsman.cli.live import ModeName, OptionalFiles, origin_of, read_held
 from pointsman.cli.loading import ConfigFile, LoadError, MoreFiles, NodeName, report
-from pointsman.cli.output import Output, show_json
+from pointsman.cli.output import Output, fail, show_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -76,7 +76,7 @@ def _compare(origin: Origin, node_name: str, config: Path | None, mode: str) -> 
         live = look(origin, node_name, config, mode)
         return _compare_kernel(live, node_name)
     except (AgentError, LoadError, DataplaneError, OSError) as error:
-        _fail(error)
+        fail("diff", error, _FAILED)
 
 
 def _compare_kernel(live: Live, node_name: str) -> Comparison:
@@ -168,8 +168,3 @@ def _show(found: Comparison, output: str) -> None:
         typer.echo(f"pointsman diff: {note}", err=True)
     if found.in_force:
         typer.echo(f"in force: {counted(found.frontends)}, mode {found.mode}", err=True)
-
-
-def _fail(error: Exception) -> NoReturn:
-    typer.echo(f"pointsman diff: {error}", err=True)
-    raise typer.Exit(_FAILED) from error

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple, cast, get_args
 import typer
 
 from pointsman.cli.loading import ConfigFile, Files, LoadError, MoreFiles, NodeName, load, report
-from pointsman.cli.output import Output, show_json
+from pointsman.cli.output import Output, fail, show_json
 from pointsman.model.address import canonical_address, family_of
 from pointsman.model.plan import Transport
 
@@ -54,8 +54,7 @@ def command(
     try:
         planner, problems = load([*filename, *(more or ())], node_name, config)
     except LoadError as error:
-        typer.echo(f"pointsman explain: {error}", err=True)
-        raise typer.Exit(1) from error
+        fail("explain", error)
     report(problems)
     explanation = explain(planner, *question)
     if output == "json":

@@ -4,11 +4,29 @@ from __future__ import annotations
 
 import socket
 import uuid
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from pointsman.cli.access import Context, InCluster, Kubeconfig, Server, access_of
+from pointsman.cli.output import LogFormat, fail
+
+if TYPE_CHECKING:
+    from pointsman.controller.options import OperatorOptions
+
+OfReplica = Annotated[
+    str, typer.Option(metavar="NAME", help="Name of this replica, no other's; made of the host's by default.")
+]
+WebhookHosts = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME", help="Name or address that the API server calls the webhook by; may be given several times."
+    ),
+]
+WebhookCertificates = Annotated[
+    Literal["own", "secret"],
+    typer.Option(help="Make and renew the webhook's certificates, or wait for somebody else to fill the Secret."),
+]
 
 
 def command(
@@ -20,32 +38,18 @@ def command(
     namespace: Annotated[
         str, typer.Option(metavar="NAME", help="Namespace of the operator: Leases, and the webhook's Secret.")
     ] = "pointsman-system",
-    identity: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME",
-            help="Name of this replica, no other's; made of the host's by default.",
-        ),
-    ] = "",
+    identity: OfReplica = "",
     webhook_address: Annotated[
         str, typer.Option(metavar="IP:PORT", help="Where the admission webhook answers; '' for nowhere.")
     ] = "0.0.0.0:9443",
-    webhook_host: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME", help="Name or address that the API server calls the webhook by; may be given several times."
-        ),
-    ] = None,
-    webhook_certificates: Annotated[
-        Literal["own", "secret"],
-        typer.Option(help="Make and renew the webhook's certificates, or wait for somebody else to fill the Secret."),
-    ] = "own",
+    webhook_host: WebhookHosts = None,
+    webhook_certificates: WebhookCertificates = "own",
     healthz_address: Annotated[
         str,
         typer.Option(metavar="IP:PORT", help="Where /healthz, /livez, /readyz and /metrics answer; '' for nowhere."),
     ] = "0.0.0.0:8080",
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log every decision.")] = False,
-    log_format: Annotated[Literal["text", "json"], typer.Option(help="Lines for people, or JSON objects.")] = "text",
+    log_format: LogFormat = "text",
 ) -> None:
     """Turn ProxyConfigs into one NodeProxy a node, gather what the nodes report, and serve the admission webhook.
 
@@ -53,7 +57,6 @@ def command(
     """
     access = access_of(kubeconfig, context, server, in_cluster=in_cluster)
     from pointsman.controller.options import OperatorOptions  # noqa: PLC0415 (`pointsman --help` needs none of it)
-    from pointsman.controller.run import OperatorError, run  # noqa: PLC0415 (as above)
     from pointsman.process.logs import configure  # noqa: PLC0415 (as above)
 
     configure(log_format, verbose=verbose)
@@ -66,8 +69,13 @@ def command(
         makes_certificates=webhook_certificates == "own",
         healthz_address=healthz_address,
     )
+    _run(options)
+
+
+def _run(options: OperatorOptions) -> None:
+    from pointsman.controller.run import OperatorError, run  # noqa: PLC0415 (as above)
+
     try:
         run(options)
     except OperatorError as error:
-        typer.echo(f"pointsman operator: {error}", err=True)
-        raise typer.Exit(1) from error
+        fail("operator", error)

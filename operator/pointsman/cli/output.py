@@ -1,8 +1,8 @@
-"""What commands that look at things have in common: text or JSON, and words for people."""
+"""What commands have in common in what they say: text or JSON, words for people, and how they fail."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
 
@@ -13,6 +13,22 @@ if TYPE_CHECKING:
     from pointsman.model.plan import Frontend
 
 Output = Annotated[Literal["text", "json"], typer.Option("--output", "-o", help="Text for people, or one JSON object.")]
+LogFormat = Annotated[Literal["text", "json"], typer.Option(help="Lines for people, or JSON objects.")]
+
+
+def fail(command: str, error: Exception, status: int = 1) -> NoReturn:
+    """Say on standard error why a command has to end, and end it.
+
+    Args:
+        command: its name.
+        error: why; the message says what to do.
+        status: its exit status.
+
+    Raises:
+        typer.Exit: always.
+    """
+    typer.echo(f"pointsman {command}: {error}", err=True)
+    raise typer.Exit(status) from error
 
 
 def show_json(found: object) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 import typer
 
 from pointsman.cli.loading import ConfigFile, Files, LoadError, MoreFiles, NodeName, load, report
+from pointsman.cli.output import fail
 
 if TYPE_CHECKING:
     from pointsman.policy.planner import Planner
@@ -37,8 +38,7 @@ def command(
     try:
         planner, problems = load([*filename, *(more or ())], node_name, config, mode=mode)
     except LoadError as error:
-        typer.echo(f"pointsman render: {error}", err=True)
-        raise typer.Exit(1) from error
+        fail("render", error)
     report(problems)
     if planner.mode not in _WRITTEN:
         typer.echo(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal, NoReturn
 import typer
 
 from pointsman.cli.node import METRICS, agent_address
+from pointsman.cli.output import fail
 
 if TYPE_CHECKING:
     from pointsman.agent.connections import Connections
@@ -61,8 +62,7 @@ def command(
     except KeyboardInterrupt:
         return
     except NoAnswer as error:
-        typer.echo(f"pointsman top: {error}", err=True)
-        raise typer.Exit(1) from error
+        fail("top", error)
 
 
 def _on_terminal() -> bool:

@@ -12,7 +12,7 @@ from pointsman.cli.explain import Destination, Source, parse_question
 from pointsman.cli.live import OptionalFiles, origin_of
 from pointsman.cli.loading import ConfigFile, LoadError, MoreFiles, NodeName, report
 from pointsman.cli.node import METRICS, agent_address
-from pointsman.cli.output import Output, show_json
+from pointsman.cli.output import Output, fail, show_json
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -86,8 +86,7 @@ def _trace(
         live = look(origin, node_name, config, chosen)
         return trace_kernel(live, question, counted, notes), live.problems
     except (AgentError, LoadError, DataplaneError, OSError) as error:
-        typer.echo(f"pointsman trace: {error}", err=True)
-        raise typer.Exit(1) from error
+        fail("trace", error)
 
 
 def _ask_agent(address: Address | None) -> Connections | None:

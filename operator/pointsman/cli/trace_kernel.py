@@ -20,7 +20,7 @@ from pointsman.model.plan import NODE_PORT, Backend, Frontend
 from pointsman.policy.explain import explain
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from pointsman.agent.connections import Connections
     from pointsman.cli.explain import Question
@@ -52,12 +52,11 @@ def trace_kernel(live: Live, question: Question, counted: Connections | None, no
     held, traffic = _read(live, counted)
     is_own = question.destination in map(str, addresses)
     frontends = [each for each in _frontends(explanation, is_own=is_own) if each in want.backends or each in held]
-    elsewhere = {each: counted_elsewhere(live.mode, live.planner.plan, each) for each in frontends if each in held}
-    shared = (_shared(each, at) for each, at in elsewhere.items() if at and each in traffic)
+    found, shared = _look(live, [each for each in frontends if each in held], held, traffic, want)
     return Trace(
         explanation=explanation,
         mode=live.mode,
-        kernel=tuple(_held_frontend(each, held[each], traffic.get(each), want, at) for each, at in elsewhere.items()),
+        kernel=found,
         raw=raw(live.mode, family_of(question.source), frontends),
         connections=tuple(read_tracked(*question)),
         ipvs_connections=tuple(read_connections(*question)),
@@ -100,6 +99,17 @@ def _frontends(explanation: Explanation, *, is_own: bool) -> Iterator[Frontend]:
     node_port = Frontend(family, NODE_PORT, at.protocol, at.port)
     if is_own or explanation.frontend == node_port:
         yield node_port
+
+
+def _look(
+    live: Live, frontends: Iterable[Frontend], held: Held, traffic: Mapping[Frontend, Traffic], want: Wanted
+) -> tuple[tuple[HeldFrontend, ...], tuple[str, ...]]:
+    """Return frontends as the kernel has them, and a note of each whose backends are counted at another one."""
+    elsewhere = {each: counted_elsewhere(live.mode, live.planner.plan, each) for each in frontends}
+    return (
+        tuple(_held_frontend(each, held[each], traffic.get(each), want, at) for each, at in elsewhere.items()),
+        tuple(_shared(each, at) for each, at in elsewhere.items() if at and each in traffic),
+    )
 
 
 def _held_frontend(

@@ -8,6 +8,7 @@ import typer
 
 from pointsman.api.names import AGENT_DAEMON_SET
 from pointsman.cli.access import Context, InCluster, Kubeconfig, Server, Timeout, access_of
+from pointsman.cli.output import fail
 
 
 def command(
@@ -32,5 +33,4 @@ def command(
     try:
         uninstall_agents(access, namespace, daemonset, timeout, typer.echo)
     except InstallError as error:
-        typer.echo(f"pointsman uninstall: {error}", err=True)
-        raise typer.Exit(1) from error
+        fail("uninstall", error)
