@@ -81,6 +81,16 @@ def test_a_service_that_goes_closes_its_port_and_so_does_one_without_backends(no
         assert not held.broken()
 
 
+def test_a_change_leaves_all_other_ports_as_they_are(node: OnGround[WithLoopback]) -> None:
+    server = put_one(node)
+    node.put({node_port(port=30081): answer([server])})
+    with Held(node.ground.node, LOOPBACK[4], 30080, count=3) as held:
+        node.put({vip(): answer([server])}, gone=[node_port(port=30081)])
+        assert isinstance(connect(node.ground.node, LOOPBACK[4], 30081), Refused)
+        assert at_loopback(node) == "a"
+        assert not held.broken()
+
+
 def test_it_follows_the_settings(node: OnGround[WithLoopback]) -> None:
     put_one(node)
     node.dataplane.apply(Delta({}, settings=SETTINGS))
@@ -101,6 +111,25 @@ def test_a_port_that_is_taken_is_told_by_name_until_it_is_free_and_harms_nobody(
     node.ground.servers.stop(other)
     assert not node.adopt().refused
     assert at_loopback(node) == "a"
+
+
+def test_a_port_that_is_taken_is_tried_again_with_each_change_for_as_long_as_it_is_wanted(
+    node: OnGround[WithLoopback],
+) -> None:
+    other = node.ground.servers.start(node.ground.node, 30080, address="127.0.0.1", name="another program")
+    server = node.endpoints(1)
+    named = node.put({node_port(): answer(server)}).refused
+    assert node.put({vip(): answer(server)}).refused == named
+    assert not node.put({}, gone=[node_port()]).refused
+    node.put({node_port(): answer(server)})
+    node.ground.servers.stop(other)
+    assert not node.put({vip(): answer(server)}).refused
+    assert at_loopback(node) == "a"
+    # Gone with other settings in one delta, it is no more asked for.
+    again = node.ground.servers.start(node.ground.node, 30081, address="127.0.0.1", name="another program")
+    assert node.put({node_port(port=30081): answer(server)}).refused
+    assert not node.dataplane.apply(Delta({}, frozenset([node_port(port=30081)]), OPTED_IN)).refused
+    node.ground.servers.stop(again)
 
 
 def test_retired_it_goes_on_with_what_it_has(node: OnGround[WithLoopback]) -> None:

@@ -13,6 +13,7 @@ from pointsman.model.plan import NODE_PORT
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+    from collections.abc import Set as AbstractSet
 
     from pointsman.dataplane.protocol import Dataplane, Support, Traffic, Written
     from pointsman.model.plan import Answer, Backend, Delta, Family, Frontend, NodeSettings, Plan
@@ -46,18 +47,18 @@ class WithLoopback:
         written = self._inner.adopt(plan)
         self._settings = plan.settings
         self._answers = {f: answer for f, answer in plan.answers.items() if f.address == NODE_PORT}
-        return self._serve(written, self._answers)
+        return self._serve_all(written)
 
     def apply(self, delta: Delta) -> Written:
         """See `Dataplane.apply`."""
         written = self._inner.apply(delta)
-        changed = {f: answer for f, answer in delta.changed.items() if f.address == NODE_PORT}
         for frontend in delta.removed:
             self._answers.pop(frontend, None)
-        self._answers |= changed
+        self._answers |= {f: answer for f, answer in delta.changed.items() if f.address == NODE_PORT}
         if delta.settings is not None:
-            self._settings, changed = delta.settings, self._answers
-        return self._serve(written, changed)
+            self._settings = delta.settings
+            return self._serve_all(written)
+        return self._serve(written, {f for f in (*delta.changed, *delta.removed) if f.address == NODE_PORT})
 
     def read(self) -> Mapping[Frontend, tuple[Backend, ...]]:
         """See `Dataplane.read`."""
@@ -102,17 +103,24 @@ class WithLoopback:
         self._proxy.stop()
         self._inner.close()
 
-    def _serve(self, written: Written, changed: Mapping[Frontend, Answer]) -> Written:
+    def _serve_all(self, written: Written) -> Written:
         """Listen where it is wanted, and nowhere else."""
-        wanted = self._targets(self._answers)
-        self._proxy.close_ports(self._proxy.targets() - wanted)
-        if not wanted or self._settings is None:
+        if self._settings is not None:
+            self._proxy.set_idle_timeout(self._settings.userspace.udp_idle_timeout)
+        known = {target.frontend for target in self._proxy.targets() | self._refused.keys()}
+        return self._serve(written, self._answers.keys() | known)
+
+    def _serve(self, written: Written, frontends: AbstractSet[Frontend]) -> Written:
+        """Listen at some node ports where it is wanted, and no more where it is not; all others are as they were."""
+        wanted = self._targets(frontends & self._answers.keys())
+        unwanted = {Target(frontend) for frontend in frontends} - wanted
+        self._proxy.close_ports(unwanted)
+        # A port that was taken may be free by now.
+        todo = wanted | (self._refused.keys() - unwanted)
+        if not todo or self._settings is None:
             self._refused = {}
             return written
         idle = self._settings.userspace.udp_idle_timeout
-        self._proxy.set_idle_timeout(idle)
-        # A port that was taken may be free by now.
-        todo = (self._targets(changed) | self._refused.keys()) & wanted
         wishes = {t: Wish(self._answers[t.frontend].pool.backends, self._answers[t.frontend].affinity) for t in todo}
         places = {t: Place(_LOOPBACK[t.frontend.family], (t.frontend.port,)) for t in todo}
         self._refused = dict(self._proxy.change(wishes, places, idle).refused)
