@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
+from pointsman.dataplane.nftables.port import NftPort
 from pointsman.lab.traffic import Answered, Held, Load
 from pointsman.model.plan import Answer, Delta, NodeSettings, Pool
 from support.proxied import SETTINGS, Proxied, answer, node_port, pool, proxied, vip
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
+    from pointsman.dataplane.netlink import Message, Refusal
     from pointsman.lab.servers import Server
     from pointsman.model.plan import Family, Frontend
 
@@ -152,6 +154,22 @@ def test_a_packet_that_meets_a_commit_with_a_new_chain_is_sent_again(node: Proxi
         for _ in range(8000):
             node.put({frontend: answer(servers, [draw.randrange(1, 6) for _ in servers], scheduler="rr")})
     assert load.spread().failures == []
+
+
+def test_the_rules_of_a_table_go_before_its_maps(node: Proxied, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A packet half-way through the rules would find maps empty and sets filled, and its Service refused."""
+    transact, held = NftPort.transact, list[str]()
+
+    def look(port: NftPort, messages: Sequence[Message]) -> list[Refusal]:
+        refusals = transact(port, messages)
+        held.append(node.nft("list", "ruleset", "ip"))
+        return refusals
+
+    node.put({vip(): answer(node.endpoints(1))})
+    monkeypatch.setattr(NftPort, "transact", look)
+    node.dataplane.cleanup()
+    rules, elements = "map @services", f"{vip().address} . tcp . 80"
+    assert [(rules in text, elements in text) for text in held[:2]] == [(False, True), (False, False)]
 
 
 def test_refused_while_empty_and_served_at_once_after(node: Proxied) -> None:
