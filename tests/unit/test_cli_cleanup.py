@@ -21,6 +21,7 @@ from pointsman.dataplane.leftovers import Leftover, chains, ipsets
 from pointsman.dataplane.leftovers import modes as leftover_modes
 from pointsman.dataplane.leftovers.virtual_servers import Marks, split
 from pointsman.dataplane.protocol import DataplaneError
+from support.command_line import said
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -203,7 +204,7 @@ def test_tables_of_the_legacy_variant_that_nobody_can_list_are_told(
 def test_an_unknown_mode_is_refused_with_those_that_there_are(machine: Machine) -> None:
     result = clean("--mode", "nftable")
     assert result.exit_code == 2
-    assert "write one of all, nftables, ipvs, example.com/toy" in " ".join(result.stderr.replace("│", "").split())
+    assert "write one of all, nftables, ipvs, example.com/toy" in said(result.stderr)
     assert machine.did == []
 
 

@@ -11,6 +11,7 @@ from pointsman.cli.app import app
 from pointsman.install.patience import InstallError
 from pointsman.install.run import install_crds
 from pointsman.sources.apiserver.access import Access
+from support.command_line import said
 
 
 class Calls:
@@ -70,7 +71,7 @@ def test_agents_are_uninstalled_where_one_says(calls: Calls) -> None:
 def test_what_does_not_fit_together_is_refused(calls: Calls, words: str, message: str) -> None:
     result = CliRunner().invoke(app, words.split())
     assert result.exit_code == 2
-    assert message in " ".join(result.output.replace("│", " ").split())
+    assert message in said(result.output)
     assert calls.made == []
 
 

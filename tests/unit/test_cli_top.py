@@ -20,6 +20,7 @@ from pointsman.agent.connections import Backend, Connections, CountedFrontend
 from pointsman.cli import top
 from pointsman.cli.top_rows import Wanted, compare
 from pointsman.cli.top_text import amount, fit, lay_out, speed
+from support.command_line import said
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -391,4 +392,4 @@ def test_where_nobody_listens_the_remedy_is_said() -> None:
 def test_wrong_options_are_refused(arguments: tuple[str, ...], message: str) -> None:
     result = run(*arguments)
     assert result.exit_code == 2
-    assert message in " ".join(result.stderr.replace("│", " ").split())
+    assert message in said(result.stderr)

@@ -26,6 +26,7 @@ from pointsman.dataplane.protocol import Dataplane, DataplaneError, PlainDatapla
 from pointsman.model.parse import key_of
 from pointsman.model.plan import Delta, Plan
 from pointsman.policy.planner import Planner
+from support.command_line import web
 from support.machine_memory import Machine
 from support.plugins import TOY, installed, metadata
 
@@ -36,19 +37,11 @@ if TYPE_CHECKING:
 
 TOY_MODE = "example.com/toy"
 PAGE = (Path(__file__).parents[2] / "docs" / "extending.md").read_text("utf-8")
-MANIFEST = """
-apiVersion: v1
-kind: Service
-metadata: {namespace: default, name: web, annotations: {pointsman.dev/scheduler: example.com/favourite}}
-spec: {clusterIP: 10.96.0.1, ports: [{port: 80, targetPort: 8080}]}
----
-apiVersion: discovery.k8s.io/v1
-kind: EndpointSlice
-metadata: {namespace: default, name: web-1, labels: {kubernetes.io/service-name: web}}
-addressType: IPv4
-ports: [{port: 8080, protocol: TCP}]
-endpoints: [{addresses: [10.0.0.1]}, {addresses: [10.0.0.2]}]
-"""
+MANIFEST = web(
+    "{addresses: [10.0.0.1]}",
+    "{addresses: [10.0.0.2]}",
+    annotations="{pointsman.dev/scheduler: example.com/favourite}",
+)
 
 Install = Callable[..., None]
 
