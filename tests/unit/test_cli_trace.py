@@ -232,6 +232,21 @@ note        something else
     )
 
 
+@pytest.mark.parametrize(
+    ("mode", "connections", "line"),
+    [
+        ("userspace", None, "its backends are not known here"),
+        ("userspace", 0, "no backend gets new connections"),
+        ("ipvs", None, "no backend gets new connections"),
+    ],
+)
+def test_a_proxys_backends_that_nobody_told_are_not_said_to_be_none(
+    mode: str, connections: int | None, line: str
+) -> None:
+    found = Trace(EXPLANATION, mode, kernel=(HeldFrontend(VIP, connections, ()),))
+    assert text(found).splitlines()[3] == f"    {line}"
+
+
 def test_many_connections_are_cut_off_for_people_alone() -> None:
     many = tuple(Tracked(port, POD, CLIENT, "", 1, answered=True, assured=True) for port in range(1, 31))
     found = Trace(EXPLANATION, "nftables", kernel=(HeldFrontend(VIP, None, ()),), connections=many)

@@ -112,7 +112,7 @@ def _lines(trace: Trace) -> Iterator[str]:
     if not trace.kernel:
         yield "  no frontend there"
     for held in trace.kernel:
-        yield from _frontend(held)
+        yield from _frontend(held, trace.mode)
     yield from (f"  {line}" for line in trace.raw)
     yield ""
     yield from _connections(trace)
@@ -125,12 +125,14 @@ def _lines(trace: Trace) -> Iterator[str]:
     yield from (f"note        {each}" for each in trace.notes)
 
 
-def _frontend(held: HeldFrontend) -> Iterator[str]:
+def _frontend(held: HeldFrontend, mode: str) -> Iterator[str]:
+    is_counted = held.connections is not None
     counted = f"  {_count(held.connections, 'connections')} so far" if held.connections is not None else ""
     yield f"  {frontend_text(held.frontend)}{counted}"
     if not held.backends:
-        yield "    no backend gets new connections"
-    is_counted = held.connections is not None
+        # The kernel knows nothing of the proxy's backends, and nobody else told of them.
+        untold = mode == "userspace" and not is_counted
+        yield "    its backends are not known here" if untold else "    no backend gets new connections"
     for backend in held.backends:
         parts = [f"weight {backend.weight}" if backend.weight else "gets nothing new"]
         numbers = ((backend.connections, "connections"), (backend.active, "active"), (backend.inactive, "inactive"))
