@@ -74,6 +74,6 @@ def test_the_other_modes_have_one_scheduler() -> None:
 
 
 def test_defaults_and_annotations_are_those_of_the_code() -> None:
-    assert f"`{DEFAULT_SCHEDULER['nftables']}` in mode nftables, `{DEFAULT_SCHEDULER['ipvs']}` in mode ipvs" in PAGE
+    assert ", ".join(f"`{name}` in mode {mode}" for mode, name in DEFAULT_SCHEDULER.items()) in PAGE
     for annotation in (SCHEDULER_ANNOTATION, SCHEDULER_FLAGS_ANNOTATION, WEIGHT_ANNOTATION):
         assert f"`{annotation}`" in PAGE

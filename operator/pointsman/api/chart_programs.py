@@ -19,8 +19,9 @@ class Agent(Pod):
     stays in force, for a change to another release or by hand."""
 
     sysctls: bool = True
-    """Mount the node's `/proc/sys/net`, so that `spec.conntrack` of a ProxyConfig can be put in force, and what the
-    mode `ipvs` needs. The agent is not privileged, and its own `/proc/sys` is read-only."""
+    """Mount the node's `/proc/sys/net`, so that `spec.conntrack` and `spec.iptables.localhostNodePorts` of a
+    ProxyConfig can be put in force, and what the mode `ipvs` needs. The agent is not privileged, and its own
+    `/proc/sys` is read-only."""
 
     iptables_legacy: bool = False
     """Give agents what the mode `iptables` needs on nodes that use the legacy iptables (`iptables --version` says

@@ -24,7 +24,8 @@ $ kubectl get pxc,npx
   `kubectl --namespace default get endpointslices kubernetes` those of the API servers themselves. With several API
   servers name their load balancer.
 * **The namespace's label** is for clusters that enforce Pod Security: agents are on the host's network, mount two of
-  the node's directories and have `NET_ADMIN`. They are not privileged, and have no other capability.
+  the node's directories and have `NET_ADMIN`. They are not privileged, and have no other capability;
+  `agent.iptablesLegacy` adds a file and `NET_RAW`, for nodes whose iptables is the legacy one.
 * **Names are fixed** (`pointsman-agent`, `pointsman-operator`, …), as roles, webhook and policies name them: one
   release a cluster. Helm refuses a second one, as the objects belong to the first.
 * **A value that does not exist is refused** by name, and so is a `proxyConfig.spec` that the CustomResourceDefinition
