@@ -160,7 +160,7 @@ PANELS: Final = (
             "{{namespace}}/{{service}} {{backend}}": "topk(10, sum by (namespace, service, backend) "
             f"(pointsman_backend_active_connections{_AGENTS}))"
         },
-        text="On all nodes, in mode ipvs: nftables does not count them.",
+        text="On all nodes, in modes ipvs and userspace: the others do not count them.",
     ),
     Panel(
         "Series left out", "short",

@@ -45,8 +45,8 @@ def command(
     """Show connections of Services and their backends on this node, by the agent's counters; Ctrl-C ends it.
 
     CONNS are new connections since the kernel has counted them, RATE/S those a second, ACTIVE and INACT the open ones
-    (mode ipvs alone counts them). SHARE is a backend's part of what came since the last refresh, or of everything while
-    nothing comes. The exit status is 1 when no agent answers.
+    (modes ipvs and userspace count them). SHARE is a backend's part of what came since the last refresh, or of
+    everything while nothing comes. The exit status is 1 when no agent answers.
     """
     from pointsman.cli.top_client import AgentClient, NoAnswer  # noqa: PLC0415 (`pointsman --help` needs none of it)
     from pointsman.cli.top_rows import Wanted  # noqa: PLC0415 (as above)
