@@ -6,52 +6,38 @@ import errno
 import time
 from typing import TYPE_CHECKING, Final
 
-import msgspec
-
 from pointsman.dataplane.ipvs.counting import Counting
-from pointsman.dataplane.ipvs.entries import Entry, key_of, servers
+from pointsman.dataplane.ipvs.entries import key_of, servers
 from pointsman.dataplane.ipvs.kernel import IpvsKernel
-from pointsman.dataplane.ipvs.objects import ServerKey
 from pointsman.dataplane.ipvs.reading import read_former_records, read_records
 from pointsman.dataplane.ipvs.records import Marks, made_local, marks_of, records_of
 from pointsman.dataplane.ipvs.rules import SCHEMA
 from pointsman.dataplane.ipvs.servers import DELETE, Held, Servers
 from pointsman.dataplane.ipvs.spots import Places
 from pointsman.dataplane.ipvs.table import Table
-from pointsman.dataplane.ipvs.telling import NO_MARK, TAKEN, Count, told
+from pointsman.dataplane.ipvs.telling import Count, told
+from pointsman.dataplane.ipvs.wishes import Wishes
 from pointsman.dataplane.nftables.fixed import FixedTable
-from pointsman.dataplane.nftables.layout import address_octets, address_text
 from pointsman.dataplane.nftables.port import NftPort
 from pointsman.dataplane.nftables.wire import WireDraft, first_told
 from pointsman.dataplane.protocol import DataplaneError, PlainDataplane, Support
 from pointsman.dataplane.sysctl import SYSCTL_ROOT
-from pointsman.model.plan import (
-    IPV4,
-    IPV6,
-    NODE_PORT,
-    Answer,
-    Backend,
-    Frontend,
-    IpvsSettings,
-    NodeSettings,
-    Plan,
-    Pool,
-)
+from pointsman.model.plan import FAMILIES, Backend, IpvsSettings, NodeSettings, Plan
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
+    from pointsman.dataplane.ipvs.entries import Entry
+    from pointsman.dataplane.ipvs.objects import ServerKey
     from pointsman.dataplane.ipvs.servers import Command
     from pointsman.dataplane.nftables.wire import Elements
     from pointsman.dataplane.protocol import Traffic, Written
-    from pointsman.model.plan import Delta, Family
+    from pointsman.model.plan import Delta, Family, Frontend
 
-_FAMILIES: Final[tuple[Family, ...]] = (IPV4, IPV6)
 _DRAIN_PAUSE: Final = 1.0
 """Seconds from one look at draining real servers to the next one."""
 _GONE: Final = frozenset({errno.ESRCH, errno.ENOENT})
-_NOBODY: Final = Answer("", "rr", Pool())
 
 
 class IpvsDataplane(PlainDataplane):
@@ -76,24 +62,19 @@ class IpvsDataplane(PlainDataplane):
         self._clock = clock
         self._kernel = IpvsKernel(sysctl_root)
         self._port = NftPort(SCHEMA.table)
-        self._fixed = {family: FixedTable(SCHEMA, family, self._port) for family in _FAMILIES}
+        self._fixed = {family: FixedTable(SCHEMA, family, self._port) for family in FAMILIES}
         self._counting = Counting()
         self._reset()
 
     def _reset(self) -> None:
         """Know nothing of what the kernel holds."""
-        self._tables = {family: Table(family) for family in _FAMILIES}
-        self._marks = {family: Marks(family, {}) for family in _FAMILIES}
+        self._tables = {family: Table(family) for family in FAMILIES}
         self._servers = Servers(self._clock)
-        self._answers: dict[Frontend, Answer] = {}
-        self._places = Places(NodeSettings(), ())
+        self._wishes = Wishes(self._tables, self._servers)
         self._settings: NodeSettings | None = None
-        self._leaving: set[Frontend] = set()
         self._lost: set[ServerKey] = set()
-        self._made_local: Mapping[Family, frozenset[bytes]] = {family: frozenset() for family in _FAMILIES}
         self._next_look = self._next_check = 0.0
         self._disturbed = False
-        self._retired = False
         self._carried = 0
 
     def support(self) -> Support:
@@ -105,7 +86,7 @@ class IpvsDataplane(PlainDataplane):
 
     def adopt(self, plan: Plan) -> Written:
         """See `Dataplane.adopt`; one that had retired is in force again, and what drains goes on to drain."""
-        self._retired = False
+        self._wishes.retired = False
         try:
             return self._adopt(plan)
         except OSError as error:
@@ -116,10 +97,10 @@ class IpvsDataplane(PlainDataplane):
         if self._settings is None:
             raise DataplaneError("adopt a plan before a delta is applied")
         for frontend in delta.removed:
-            self._answers.pop(frontend, None)
-        self._answers.update(delta.changed)
+            self._wishes.answers.pop(frontend, None)
+        self._wishes.answers.update(delta.changed)
         if delta.settings is not None:
-            return self.adopt(Plan(self._answers, delta.settings))
+            return self.adopt(Plan(self._wishes.answers, delta.settings))
         try:
             return self._apply({*delta.changed, *delta.removed})
         except OSError as error:
@@ -157,7 +138,7 @@ class IpvsDataplane(PlainDataplane):
             if now >= self._next_look and (self._servers.draining or self._servers.closing):
                 self._next_look = now + _DRAIN_PAUSE
                 self._finish()
-            if now >= self._next_check and not self._retired:
+            if now >= self._next_check and not self._wishes.retired:
                 self._next_check = now + self._settings.sync_period
                 self._disturbed = self._disturbed or not self._is_intact()
         except OSError as error:
@@ -168,7 +149,7 @@ class IpvsDataplane(PlainDataplane):
     def traffic(self) -> Mapping[Frontend, Traffic]:
         """See `Dataplane.traffic`."""
         spots = [spot for table in self._tables.values() for spot in table.entries]
-        sources = {key: self._source(spot) for spot in spots for key in self._keys(spot)}
+        sources = {key: self._wishes.source(spot) for spot in spots for key in self._wishes.keys(spot)}
         try:
             return self._counting.count(self._kernel, sources)
         except OSError as error:
@@ -180,7 +161,7 @@ class IpvsDataplane(PlainDataplane):
         New connections are translated before they could come here. What an agent before this one left is found in the
         sets.
         """
-        self._retired = True
+        self._wishes.retired = True
         try:
             if self._kernel.has_ipvs():
                 self._retire(limit)
@@ -196,8 +177,8 @@ class IpvsDataplane(PlainDataplane):
     def cleanup(self) -> None:
         """Delete our virtual servers, routes and tables."""
         try:
-            for family in _FAMILIES:
-                self._kernel.change_routes(family, (), self._kernel.routes.read(family))
+            for family in FAMILIES:
+                self._kernel.routes.change(family, (), self._kernel.routes.read(family))
             if self._kernel.has_ipvs():
                 self._remove_servers()
         except OSError as error:
@@ -208,7 +189,7 @@ class IpvsDataplane(PlainDataplane):
 
     def _remove_servers(self) -> None:
         held = self._kernel.servers()
-        records = self._written() | self._recorded()
+        records = self._wishes.written() | self._recorded()
         self._servers.adopt({key: Held(*held[key], spot.protocol) for key, spot in records.items() if key in held})
         self._drop(list(self._servers.held))
 
@@ -225,20 +206,22 @@ class IpvsDataplane(PlainDataplane):
 
     def _retire(self, limit: float) -> None:
         """Let go at once what no connection needs, and the rest when its connections have ended."""
+        wishes = self._wishes
         settings = NodeSettings(drop_invalid=False, ipvs=IpvsSettings(graceful_termination=limit))
-        known = {family: read_records(self._port.wire, family) for family in _FAMILIES}
-        self._made_local = {family: made_local(known[family]) for family in _FAMILIES}
-        held, records = self._kernel.servers(), self._written() | self._recorded()
+        known = {family: read_records(self._port.wire, family) for family in FAMILIES}
+        wishes.made_local = {family: made_local(known[family]) for family in FAMILIES}
+        held, records = self._kernel.servers(), wishes.written() | self._recorded()
         self._servers.adopt({key: Held(*held[key], spot.protocol) for key, spot in records.items() if key in held})
         connections = self._kernel.connections(self._servers.held.keys())
         self._drop([key for key, counts in connections.items() if not any(counts.values())])
         self._servers.patient = True
         spots = {records[key] for key in self._servers.held}
         places = Places(settings, self._kernel.watch.read())
-        for family in _FAMILIES:
+        for family in FAMILIES:
             # Before the route of their whole network goes.
-            alone = {places.lone_route(family, s.address) for s in spots if s.family == family and not self._was_own(s)}
-            self._kernel.change_routes(family, alone, ())
+            strange = (spot for spot in spots if spot.family == family and not wishes.was_own(spot))
+            alone = {places.lone_route(family, spot.address) for spot in strange}
+            self._kernel.routes.change(family, alone, ())
         self._adopt(Plan({}, settings))
         self._carried = sum(sum(connections[key].values()) for key in self._servers.held)
 
@@ -251,114 +234,55 @@ class IpvsDataplane(PlainDataplane):
         # From here on everything is looked at, so only what happens meanwhile or later is a disturbance.
         self._port.listen()
         self._kernel.watch.heard()
+        wishes = self._wishes
         settings = plan.settings
         self._kernel.prepare(settings.ipvs)
-        self._disturbed, self._settings, self._answers = False, settings, dict(plan.answers)
-        self._places = Places(settings, self._kernel.watch.read())
-        self._servers.limit, self._servers.patient = settings.ipvs.graceful_termination, self._retired
+        self._disturbed, self._settings, wishes.answers = False, settings, dict(plan.answers)
+        wishes.places = Places(settings, self._kernel.watch.read())
+        self._servers.limit, self._servers.patient = settings.ipvs.graceful_termination, wishes.retired
         self._next_check = self._clock() + settings.sync_period
-        known = {family: read_former_records(self._port.wire, family) for family in _FAMILIES}
-        found = {family: self._fixed[family].look(drop_invalid=settings.drop_invalid).held for family in _FAMILIES}
-        known = {family: known[family] or found[family] for family in _FAMILIES}
+        known = {family: read_former_records(self._port.wire, family) for family in FAMILIES}
+        found = {family: self._fixed[family].look(drop_invalid=settings.drop_invalid).held for family in FAMILIES}
+        known = {family: known[family] or found[family] for family in FAMILIES}
         held = self._kernel.servers()
-        records = self._written() | {
-            key: f for family in _FAMILIES for key, f in records_of(family, known[family]).items()
+        records = wishes.written() | {
+            key: f for family in FAMILIES for key, f in records_of(family, known[family]).items()
         }
         strangers = frozenset(held.keys() - records.keys())
         taken = frozenset(key.mark for key in strangers)
-        self._marks = {
+        wishes.marks = {
             family: Marks(family, self._tables[family].marks() | marks_of(family, known[family]), taken)
-            for family in _FAMILIES
+            for family in FAMILIES
         }
         self._servers.adopt({key: Held(*held[key], f.protocol) for key, f in records.items() if key in held})
         count, refused = Count(self._servers), dict[str, str]()
         self._lost.clear()
-        self._made_local = {family: made_local(known[family]) for family in _FAMILIES}
-        spots = self._spots(self._answers) | {records[key] for key in self._servers.held}
-        entries = self._entries(spots, strangers, refused)
-        for family in _FAMILIES:
+        wishes.made_local = {family: made_local(known[family]) for family in FAMILIES}
+        spots = wishes.spots(wishes.answers) | {records[key] for key in self._servers.held}
+        entries = wishes.entries(spots, strangers, refused)
+        for family in FAMILIES:
             self._adopt_sets(family, entries, found[family], settings, count)
         self._change_servers(entries, list(self._servers.held), refused)
-        for family in _FAMILIES:
-            self._adopt_routes(family)
+        for family in FAMILIES:
+            self._kernel.routes.adopt(family, wishes.routes_of(self._tables[family]))
         self._sweep(count, refused)
         return count.written(refused)
 
     def _apply(self, frontends: Iterable[Frontend]) -> Written:
         """Bring frontends to what is answered there now."""
+        wishes = self._wishes
         count, refused = Count(self._servers), dict[str, str]()
-        spots = self._spots(frontends)
+        spots = wishes.spots(frontends)
         known = {spot for spot in spots if spot in self._tables[spot.family].entries}
         strangers = self._kernel.there({key_of(spot) for spot in spots - known})
-        entries = self._entries(spots, strangers, refused)
-        before = [key for spot in known for key in self._keys(spot)]
-        came = {family: self._write_sets(family, entries, count) for family in _FAMILIES}
+        entries = wishes.entries(spots, strangers, refused)
+        before = [key for spot in known for key in wishes.keys(spot)]
+        came = {family: self._write_sets(family, entries, count) for family in FAMILIES}
         self._change_servers(entries, before, refused)
-        for family in _FAMILIES:
-            self._kernel.change_routes(family, self._lone_routes(family, came[family]), ())
+        for family in FAMILIES:
+            self._kernel.routes.change(family, wishes.lone_routes(family, came[family]), ())
         self._sweep(count, refused)
         return count.written(refused)
-
-    def _spots(self, frontends: Iterable[Frontend]) -> set[Frontend]:
-        """Return where frontends are."""
-        return {spot for frontend in frontends for spot in self._places.of(frontend)}
-
-    def _source(self, spot: Frontend) -> Frontend:
-        """Return the frontend that is served at a spot: the one at that very address, or else the node port."""
-        if spot in self._answers or not self._places.is_node_port(spot):
-            return spot
-        return msgspec.structs.replace(spot, address=NODE_PORT)
-
-    def _keys(self, spot: Frontend) -> list[ServerKey]:
-        """Return the virtual servers of a spot that the kernel may hold."""
-        mark = self._marks[spot.family].of(spot)
-        return [key_of(spot), ServerKey(spot.family, "", "tcp", 0, mark)] if mark else [key_of(spot)]
-
-    def _entries(
-        self, spots: Iterable[Frontend], strangers: frozenset[ServerKey], refused: dict[str, str]
-    ) -> dict[Frontend, Entry | None]:
-        """Return what is wanted at each spot; None where nothing is left.
-
-        Args:
-            spots: where.
-            strangers: virtual servers of others.
-            refused: gets a text for each spot that belongs to another.
-        """
-        found: dict[Frontend, Entry | None] = {}
-        for spot in spots:
-            if key_of(spot) not in strangers:
-                entry = found[spot] = self._entry(spot)
-                if entry and entry.answer.outside and not entry.mark:
-                    refused[str(key_of(spot))] = NO_MARK.format(key_of(spot))
-            elif not self._places.is_excluded(spot.address):
-                refused[str(key_of(spot))] = TAKEN.format(key_of(spot))
-        return found
-
-    def _entry(self, spot: Frontend) -> Entry | None:
-        answer = self._answers.get(self._source(spot))
-        marks = self._marks[spot.family]
-        own = spot.address in self._places.own
-        if answer is None:
-            if not any(key in self._servers.held for key in self._keys(spot)):
-                marks.release(spot)
-                return None
-            self._leaving.add(spot)
-            known = self._tables[spot.family].entries.get(spot)
-            was = _NOBODY if known is None else known.answer
-            return Entry(was, self._was_own(spot), marks.of(spot), closing=True, silent=self._retired)
-        if answer.outside is not None:
-            return Entry(answer, own, marks.take(spot))
-        if marks.of(spot):
-            # The clients inside had another pool until now; their virtual server stays for their connections.
-            self._leaving.add(spot)
-        return Entry(answer, own, marks.of(spot))
-
-    def _was_own(self, spot: Frontend) -> bool:
-        """Tell whether the node had a spot's address by itself: that stays so even when it has left the node."""
-        known = self._tables[spot.family].entries.get(spot)
-        if known is not None:
-            return known.own
-        return address_octets(spot.family, spot.address) not in self._made_local[spot.family]
 
     def _adopt_sets(
         self,
@@ -370,11 +294,11 @@ class IpvsDataplane(PlainDataplane):
     ) -> None:
         table, draft = Table(family), WireDraft(SCHEMA, family)
         wanted = {spot: entry for spot, entry in entries.items() if spot.family == family and entry is not None}
-        change = table.adoption(wanted, self._places.settings, found, draft)
+        change = table.adoption(wanted, self._wishes.places.settings, found, draft)
         table.accept(change)
         # Routes go before the rules that guard their addresses, but for those in place of which a wider one comes.
-        gone = self._kernel.routes.read(family) - self._routes_of(table)
-        self._kernel.change_routes(family, (), {each for each in gone if not self._places.covers(family, each)})
+        gone = self._kernel.routes.read(family) - self._wishes.routes_of(table)
+        self._kernel.routes.change(family, (), {each for each in gone if not self._wishes.places.covers(family, each)})
         self._commit(family, draft, count)
         self._tables[family] = table
         self._fixed[family].seal(drop_invalid=settings.drop_invalid)
@@ -386,7 +310,7 @@ class IpvsDataplane(PlainDataplane):
         table, draft = self._tables[family], WireDraft(SCHEMA, family)
         change = table.change({spot: e for spot, e in entries.items() if spot.family == family}, draft)
         # Routes go before the rules that guard their addresses.
-        self._kernel.change_routes(family, (), self._lone_routes(family, change.gone))
+        self._kernel.routes.change(family, (), self._wishes.lone_routes(family, change.gone))
         self._commit(family, draft, count)
         table.accept(change)
         return change.came
@@ -427,32 +351,6 @@ class IpvsDataplane(PlainDataplane):
             self._lost.add(command.key)
             refused.setdefault(str(command.key), told(command, refusal))
 
-    def _routes_of(self, table: Table) -> set[str]:
-        """Return the networks that have to be local for a table's frontends."""
-        family = table.family
-        return self._places.routes(family, (address_text(family, octets) for octets in table.addresses()))
-
-    def _routes_wanted(self, family: Family) -> set[str]:
-        return self._routes_of(self._tables[family])
-
-    def _adopt_routes(self, family: Family) -> None:
-        """Make local what has to be; a route with another source than it shall have is made anew."""
-        wanted, source = self._routes_wanted(family), self._kernel.sources().get(family, "")
-        found = self._kernel.routes.sources(family)
-        wrong = {network for network in wanted & found.keys() if found[network] != source}
-        self._kernel.change_routes(family, wrong | (wanted - found.keys()), wrong)
-        self._kernel.change_routes(family, (), found.keys() - wanted)
-
-    def _has_routes(self, family: Family) -> bool:
-        """Tell whether our routes are those that they have to be."""
-        source = self._kernel.sources().get(family, "")
-        return self._kernel.routes.sources(family) == dict.fromkeys(self._routes_wanted(family), source)
-
-    def _lone_routes(self, family: Family, addresses: Iterable[bytes]) -> set[str]:
-        """Return the routes of addresses that have one of their own."""
-        found = (self._places.lone_route(family, address_text(family, octets)) for octets in addresses)
-        return set(filter(None, found))
-
     def _finish(self) -> None:
         """Delete what has ended."""
         counts = self._kernel.connections({key for key, _ in self._servers.draining})
@@ -469,39 +367,25 @@ class IpvsDataplane(PlainDataplane):
         """
         if refused:
             return
-        ended = [spot for spot in self._leaving if self._has_ended(spot)]
-        if not ended:
+        entries = self._wishes.take_ended()
+        if not entries:
             return
-        self._leaving.difference_update(ended)
-        for spot in ended:
-            self._marks[spot.family].release(spot)
-        entries = {spot: self._entry(spot) for spot in ended}
-        for family in _FAMILIES:
+        for family in FAMILIES:
             self._write_sets(family, entries, count)
-
-    def _has_ended(self, spot: Frontend) -> bool:
-        main, *inside = self._keys(spot)
-        if any(key in self._servers.held for key in inside):
-            return False
-        return main not in self._servers.held or self._source(spot) in self._answers
-
-    def _written(self) -> dict[ServerKey, Frontend]:
-        """Return which virtual servers are ours as we wrote it: the table may have been flushed since."""
-        return {key: spot for table in self._tables.values() for spot in table.entries for key in self._keys(spot)}
 
     def _recorded(self) -> dict[ServerKey, Frontend]:
         """Read which virtual servers are ours."""
-        return {key: spot for f in _FAMILIES for key, spot in records_of(f, read_records(self._port.wire, f)).items()}
+        return {key: spot for f in FAMILIES for key, spot in records_of(f, read_records(self._port.wire, f)).items()}
 
     def _is_intact(self) -> bool:
         """Tell whether IPVS and the routes hold what we wrote there, and the node has the addresses that it had."""
         held, ours = self._kernel.servers(), self._servers.held
         return (
             all(held.get(key) == (each.server, each.reals) for key, each in ours.items())
-            and not any(key in held and key not in ours for key in self._written())
-            and all(map(self._has_routes, _FAMILIES))
+            and not any(key in held and key not in ours for key in self._wishes.written())
+            and all(self._kernel.routes.has(f, self._wishes.routes_of(self._tables[f])) for f in FAMILIES)
             and self._has_same_addresses()
         )
 
     def _has_same_addresses(self) -> bool:
-        return self._settings is None or Places(self._settings, self._kernel.watch.read()) == self._places
+        return self._settings is None or Places(self._settings, self._kernel.watch.read()) == self._wishes.places

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import math
 import os
 from typing import TYPE_CHECKING, Final
@@ -10,10 +9,9 @@ from typing import TYPE_CHECKING, Final
 from pointsman.api.schedulers import SCHEDULERS
 from pointsman.dataplane.ipvs import listing
 from pointsman.dataplane.ipvs.genl import IpvsSocket
-from pointsman.dataplane.local_routes import LocalRoutes
-from pointsman.dataplane.node_addresses import AddressWatch, node_addresses
+from pointsman.dataplane.ipvs.routes import Routes
+from pointsman.dataplane.node_addresses import AddressWatch
 from pointsman.dataplane.protocol import DataplaneError
-from pointsman.model.address import family_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -22,7 +20,7 @@ if TYPE_CHECKING:
     from pointsman.dataplane.ipvs.listing import Counts, Listed
     from pointsman.dataplane.ipvs.objects import Real, Server, ServerKey
     from pointsman.dataplane.ipvs.wire import RealCounters
-    from pointsman.model.plan import Family, IpvsSettings
+    from pointsman.model.plan import IpvsSettings
 
 CONNTRACK: Final = "net/ipv4/vs/conntrack"
 _ONE_BY_ONE: Final = 32
@@ -59,7 +57,7 @@ class IpvsKernel:
             pass
         except OSError as error:
             self._why_none = f"no generic netlink in this kernel ({error.strerror})"
-        self.routes, self.watch = LocalRoutes(), AddressWatch()
+        self.routes, self.watch = Routes(), AddressWatch()
         self._schedulers: tuple[str, ...] | None = None
 
     @property
@@ -198,25 +196,6 @@ class IpvsKernel:
             key: {real: counts.active + counts.inactive for real, counts in self.reals(key, listed).items()}
             for key in keys
         }
-
-    def sources(self) -> dict[Family, str]:
-        """Return the address of each family from which the node's own connections to our addresses come."""
-        return {family_of(address): address for address in node_addresses()}
-
-    def change_routes(self, family: Family, add: Collection[str], remove: Collection[str]) -> None:
-        """Bring local routes in order.
-
-        Raises:
-            DataplaneError: the kernel refused; the message names the network.
-        """
-        if not add and not remove:
-            return
-        try:
-            self.routes.change(family, add, remove, self.sources().get(family))
-        except OSError as error:
-            if error.errno in {errno.EAFNOSUPPORT, errno.EOPNOTSUPP}:
-                return  # the node has no such family: nobody connects there
-            raise DataplaneError(str(error)) from error
 
     def close(self) -> None:
         """Close the sockets."""
