@@ -203,19 +203,18 @@ def _explain_elsewhere(planner: Planner, connection: Connection, client: Client,
     at_address = [(f, a) for f, a in planner.answers.items() if f.address == address]
     verdict: Verdict = "untouched"
     why = f"{address} is no Service's address as far as this node knows; the packet goes its way"
-    # As kube-proxy's iptables mode: it has rules for ports alone, and none for addresses.
-    is_alone = planner.mode == "iptables"
     owners = sorted({owner_of(answer) for _, answer in at_address if answer.exclusive})
     if owners:
-        verdict = "untouched" if is_alone else "rejected"
+        verdict = "rejected"
         why = f"{address} is the cluster IP of Service {owners[0]}, which has no port {_port_text(connection)}"
-        why += _ALONE if is_alone else ""
     elif at_address:
         why = f"{address} belongs to Service {owner_of(at_address[0][1])}, which has no port {_port_text(connection)}"
     elif holds(planner.settings.service_cidrs, address):
-        verdict = "untouched" if is_alone else "dropped"
+        verdict = "dropped"
         why = f"{address} is a cluster IP that no Service has (networks of cluster IPs: {_cidrs(planner)})"
-        why += _ALONE if is_alone else ""
+    if planner.mode == "iptables" and verdict != "untouched":
+        # As kube-proxy's iptables mode: it has rules for ports alone, and none for addresses.
+        verdict, why = "untouched", why + _ALONE
     return Explanation(connection, client.source_class, verdict, why, notes=tuple(notes))
 
 
