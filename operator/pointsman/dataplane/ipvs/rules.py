@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Final
 
 from pointsman.dataplane.nftables import jhash
 from pointsman.dataplane.nftables.layout import (
-    PROTOCOLS,
     STRUCTURE,
     Chains,
     Layout,
@@ -19,12 +18,18 @@ from pointsman.dataplane.nftables.layout import (
     network_layouts,
     source_ranges_layout,
 )
-from pointsman.dataplane.nftables.skeleton import ip_of, refuse_chain
+from pointsman.dataplane.nftables.skeleton import (
+    each_protocol,
+    forward_chain,
+    ip_of,
+    key_text,
+    masquerade_chains,
+    refuse_chain,
+    to_insiders,
+)
 from pointsman.model.plan import IPV4, IPV6
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from pointsman.dataplane.nftables.layout import FieldType
     from pointsman.model.plan import Family, NodeSettings
 
@@ -97,25 +102,18 @@ def chains(family: Family, *, drop_invalid: bool) -> Chains:
         **_masquerading(family),
     }
     if drop_invalid:
-        found["forward"] = [
-            "type filter hook forward priority 0; policy accept;",
-            "meta l4proto tcp ct state invalid drop",
-        ]
+        found["forward"] = forward_chain()
     return found
 
 
 def _before(family: Family) -> Chains:
     """Before IPVS: who may not connect, and where nobody answers."""
     ip = ip_of(family)
-    key = _key(family)
+    key = key_text(family, "")
     return {
         "inside-clients": [f"{key} @dropped-inside drop", f"{key} @refused-inside goto refuse"],
         "outside-clients": [f"{key} @dropped drop", f"{key} @refused goto refuse"],
-        "views": [
-            f"{ip} saddr @pod-cidrs goto inside-clients",
-            "fib saddr type local goto inside-clients",
-            "goto outside-clients",
-        ],
+        "views": [*to_insiders(family, "inside-clients"), "goto outside-clients"],
         "admit": [
             f"{key} @guarded {key} . {ip} saddr != @source-ranges drop",
             f"{key} @split goto views",
@@ -133,7 +131,7 @@ def _before(family: Family) -> Chains:
 def _marking(family: Family) -> Chains:
     """Show IPVS the virtual server for clients inside, by a mark that is gone behind it."""
     ip = ip_of(family)
-    key = _key(family)
+    key = key_text(family, "")
     client = f"{ip} saddr" if family == IPV4 else f"jhash ip6 saddr mod {jhash.LARGEST_MODULUS} seed {jhash.SEED:#x}"
     saved = f"{client} . meta l4proto . th sport"
     again = f"meta mark & {~(MARKS - 1) & 0xFFFF_FFFF:#x} == {FIRST_MARK:#x} goto restore-mark"
@@ -143,7 +141,7 @@ def _marking(family: Family) -> Chains:
             "meta mark != 0 jump save-mark",
             f"meta mark set {key} map @marks",
         ],
-        "mark-inside": [f"{ip} saddr @pod-cidrs goto set-mark", "fib saddr type local goto set-mark"],
+        "mark-inside": to_insiders(family, "set-mark"),
         "restore-mark": [f"meta mark set {saved} map @saved-marks accept", "meta mark set 0"],
         "input": ["type filter hook input priority 97; policy accept;", f"ct state new {key} @split goto mark-inside"],
         "again-output": ["type filter hook output priority -301; policy accept;", again],
@@ -173,29 +171,19 @@ def _masquerading(family: Family) -> Chains:
     ip = ip_of(family)
     original = f"ct original {ip} daddr . meta l4proto . ct original proto-dst"
 
-    def each_protocol(rest: str) -> Iterator[str]:
-        # nft 1.0.6 takes `ct original proto-dst` only behind a match of the protocol.
-        for protocol in PROTOCOLS:
-            yield f"meta l4proto {protocol} {original} {rest}"
-
     return {
-        "masquerade-strangers": [f"{ip} saddr @pod-cidrs accept", "goto masquerade-everyone"],
-        "masquerade-own": ["fib saddr type local goto masquerade-everyone", "accept"],
+        **masquerade_chains(family),
         "served": [
             f"{ip} saddr . {ip} daddr @hairpin goto masquerade-everyone",
-            *each_protocol("@masquerade-all goto masquerade-everyone"),
-            *each_protocol("@masquerade-off-cluster goto masquerade-strangers"),
-            *each_protocol("@masquerade-node goto masquerade-own"),
+            *each_protocol(f"{original} @masquerade-all goto masquerade-everyone"),
+            *each_protocol(f"{original} @masquerade-off-cluster goto masquerade-strangers"),
+            *each_protocol(f"{original} @masquerade-node goto masquerade-own"),
         ],
         "postrouting": [
             "type nat hook postrouting priority 90; policy accept;",
-            *each_protocol("@frontends goto served"),
+            *each_protocol(f"{original} @frontends goto served"),
         ],
     }
-
-
-def _key(family: Family) -> str:
-    return f"{ip_of(family)} daddr . meta l4proto . th dport"
 
 
 SCHEMA: Final = Schema(TABLE, {f: _layouts(f) for f in (IPV4, IPV6)}, chains, frozenset({"saved-marks", "structure"}))

@@ -55,10 +55,7 @@ def chains(family: Family, *, drop_invalid: bool) -> Chains:
         ],
     }
     if drop_invalid:
-        found["forward"] = [
-            "type filter hook forward priority 0; policy accept;",
-            "meta l4proto tcp ct state invalid drop",
-        ]
+        found["forward"] = forward_chain()
     return found
 
 
@@ -68,6 +65,29 @@ def refuse_chain(family: Family) -> list[str]:
         "meta l4proto tcp reject with tcp reset",
         f"reject with {'icmp' if family == IPV4 else 'icmpv6'} type port-unreachable",
     ]
+
+
+def forward_chain() -> list[str]:
+    """Return the rules that drop TCP packets which connection tracking calls invalid (kubernetes/kubernetes#74839)."""
+    return ["type filter hook forward priority 0; policy accept;", "meta l4proto tcp ct state invalid drop"]
+
+
+def to_insiders(family: Family, chain: str) -> list[str]:
+    """Return the rules that send packets of clients inside the cluster, pods and the node itself, to a chain."""
+    return [f"{ip_of(family)} saddr @pod-cidrs goto {chain}", f"fib saddr type local goto {chain}"]
+
+
+def masquerade_chains(family: Family) -> Chains:
+    """Return the chains that say who is masqueraded where not everybody is, in front of `masquerade-everyone`."""
+    return {
+        "masquerade-strangers": [f"{ip_of(family)} saddr @pod-cidrs accept", "goto masquerade-everyone"],
+        "masquerade-own": ["fib saddr type local goto masquerade-everyone", "accept"],
+    }
+
+
+def each_protocol(rest: str) -> list[str]:
+    """Return a rule for each protocol: nft 1.0.6 takes `ct original proto-dst` only behind a match of the protocol."""
+    return [f"meta l4proto {protocol} {rest}" for protocol in PROTOCOLS]
 
 
 def key_text(family: Family, place: Place) -> str:
@@ -125,8 +145,7 @@ def _views(family: Family, place: Place) -> Chains:
     found = {
         f"{place}inside-clients": [_classify(family, place, "inside", "inner-classes"), _CROSSED],
         f"{place}split": [
-            f"{ip} saddr @pod-cidrs goto {place}inside-clients",
-            f"fib saddr type local goto {place}inside-clients",
+            *to_insiders(family, f"{place}inside-clients"),
             _classify(family, place, "outside", "inner-classes"),
             _CROSSED,
         ],
@@ -162,10 +181,6 @@ def _after_translation(family: Family) -> Chains:
         "node-port-": "meta l4proto . ct original proto-dst",
     }
 
-    def each_protocol(rest: str) -> list[str]:
-        # nft 1.0.6 takes `ct original proto-dst` only behind a match of the protocol.
-        return [f"meta l4proto {protocol} {rest}" for protocol in PROTOCOLS]
-
     def masquerade(place: Place) -> list[str]:
         key = keys[place]
         return [
@@ -175,8 +190,7 @@ def _after_translation(family: Family) -> Chains:
         ]
 
     return {
-        "masquerade-strangers": [f"{ip} saddr @pod-cidrs accept", "goto masquerade-everyone"],
-        "masquerade-own": ["fib saddr type local goto masquerade-everyone", "accept"],
+        **masquerade_chains(family),
         "remember": [
             *each_protocol(f"{keys['']} vmap @affinity-timeouts"),
             *each_protocol(f"{keys['node-port-']} vmap @node-port-affinity-timeouts"),

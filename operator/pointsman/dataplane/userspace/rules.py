@@ -18,7 +18,7 @@ from pointsman.dataplane.nftables.layout import (
     network_layouts,
     source_ranges_layout,
 )
-from pointsman.dataplane.nftables.skeleton import has_node_ports, ip_of, key_text, refuse_chain
+from pointsman.dataplane.nftables.skeleton import has_node_ports, ip_of, key_text, refuse_chain, to_insiders
 from pointsman.dataplane.userspace.port import OWN_PRIORITY
 from pointsman.model.plan import IPV4, IPV6
 
@@ -106,7 +106,7 @@ def chains(family: Family, *, drop_invalid: bool) -> Chains:
 
 
 def _clients(family: Family, place: Place) -> Chains:
-    ip, key = ip_of(family), key_text(family, place)
+    key = key_text(family, place)
 
     def answer(view: str) -> list[str]:
         return [
@@ -119,11 +119,7 @@ def _clients(family: Family, place: Place) -> Chains:
     found = {
         f"{place}all-clients": answer(""),
         inside: answer("-inside"),
-        f"{place}views": [
-            f"{ip} saddr @pod-cidrs goto {inside}",
-            f"fib saddr type local goto {inside}",
-            f"goto {place}all-clients",
-        ],
+        f"{place}views": [*to_insiders(family, inside), f"goto {place}all-clients"],
     }
     if place:
         found[f"{place}dispatch"] = [f"{key} @{place}split goto {place}views", f"goto {place}all-clients"]
