@@ -20,7 +20,7 @@ from pointsman.lab.traffic import Answered, Held, Refused, TimedOut, connect
 from pointsman.model.plan import Answer, Delta, IptablesSettings, Pool
 from support.flows import Flow
 from support.iptables import VARIANTS, Chained, as_kubelet_does, chained
-from support.proxied import answer, client_address, node_port, pool, reach, unlikely, vip
+from support.proxied import Clients, answer, client_address, node_port, pool, reach, unlikely, vip
 from support.proxy import Proxy
 
 from .test_nftables_founding import CLUSTER_IP, ENDPOINTS, EXAMPLE, build
@@ -120,35 +120,12 @@ def test_a_weight_of_zero_lets_connections_go_on(node: Chained) -> None:
         assert held.broken() == []
 
 
-class Clients:
-    """Many client addresses, each with a new source port for each connection."""
-
-    def __init__(self, node: Chained, frontend: Frontend) -> None:
-        self._node = node
-        self._frontend = frontend
-        self._port = 4000
-
-    def connect(self) -> list[str]:
-        self._port += 1
-        family, ground = self._frontend.family, self._node.ground
-        return [
-            reach(
-                ground.client,
-                self._frontend,
-                at=ground.node.address(family),
-                source=client_address(number, family),
-                source_port=self._port,
-            )
-            for number in range(CLIENTS)
-        ]
-
-
 AFFINE = [vip(), vip(family=6), vip(protocol="udp"), node_port(), node_port("udp", 6)]
 
 
 @pytest.mark.parametrize("frontend", AFFINE, ids=str)
 def test_clients_stay_with_their_endpoint_until_it_leaves(node: Chained, frontend: Frontend) -> None:
-    clients, endpoints = Clients(node, frontend), node.endpoints(4, frontend.protocol, frontend.family)
+    clients, endpoints = Clients(node.ground, frontend, CLIENTS), node.endpoints(4, frontend.protocol, frontend.family)
     node.put({frontend: answer(endpoints, affinity=HOUR)})
     first = clients.connect()
     assert len(set(first)) >= 3
@@ -164,7 +141,7 @@ def test_clients_stay_with_their_endpoint_until_it_leaves(node: Chained, fronten
 
 
 def test_a_drained_endpoint_loses_its_clients(node: Chained) -> None:
-    clients, endpoints = Clients(node, vip()), node.endpoints(3)
+    clients, endpoints = Clients(node.ground, vip(), CLIENTS), node.endpoints(3)
     node.put({vip(): answer(endpoints, affinity=HOUR)})
     clients.connect()
     node.put({vip(): answer(endpoints, (0, 1, 1), affinity=HOUR)})
@@ -174,7 +151,7 @@ def test_a_drained_endpoint_loses_its_clients(node: Chained) -> None:
 
 
 def test_affinity_expires_and_each_new_connection_refreshes_it(node: Chained) -> None:
-    clients = Clients(node, vip())
+    clients = Clients(node.ground, vip(), CLIENTS)
     node.put({vip(): answer(node.endpoints(16), affinity=2)})
     first = clients.connect()
     for _ in range(2):

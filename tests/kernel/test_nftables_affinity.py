@@ -9,7 +9,7 @@ import pytest
 
 from pointsman.lab.traffic import Answered, connect
 from pointsman.model.plan import Answer, Backend, Pool
-from support.proxied import Proxied, answer, client_address, node_port, pool, proxied, reach, vip
+from support.proxied import Clients, Proxied, answer, client_address, node_port, pool, proxied, reach, vip
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,23 +35,6 @@ HOUR = 3600
 CLIENTS = 40
 
 
-class Clients:
-    """Many client addresses, each with a new source port for each connection."""
-
-    def __init__(self, node: Proxied, frontend: Frontend) -> None:
-        self._node = node
-        self._frontend = frontend
-        self._port = 4000
-
-    def connect(self) -> list[str]:
-        """Connect once from each and return the servers' names."""
-        self._port += 1
-        family, ground = self._frontend.family, self._node.ground
-        at = ground.node.address(family)
-        addresses = [client_address(number, family) for number in range(CLIENTS)]
-        return [reach(ground.client, self._frontend, at=at, source=a, source_port=self._port) for a in addresses]
-
-
 @pytest.fixture
 def node(ground: Ground) -> Iterator[Proxied]:
     with proxied(ground) as made:
@@ -64,7 +47,7 @@ def start(node: Proxied, frontend: Frontend, count: int = 6) -> list[Server]:
 
 @pytest.mark.parametrize("frontend", FRONTENDS)
 def test_every_client_stays_with_its_endpoint(node: Proxied, frontend: Frontend) -> None:
-    clients = Clients(node, frontend)
+    clients = Clients(node.ground, frontend, CLIENTS)
     node.put({frontend: answer(start(node, frontend), affinity=HOUR)})
     first = clients.connect()
     # All six are in use; 40 clients leave one of six out once in 200 runs, so two may be missing.
@@ -76,7 +59,7 @@ def test_every_client_stays_with_its_endpoint(node: Proxied, frontend: Frontend)
 @pytest.mark.parametrize("scheduler", ["rr", "wrr", "sh", "dh", "mh"])
 def test_with_every_scheduler(node: Proxied, scheduler: str) -> None:
     frontend, other = vip(protocol="udp"), vip(2, protocol="udp")
-    clients = Clients(node, frontend)
+    clients = Clients(node.ground, frontend, CLIENTS)
     endpoints = start(node, frontend)
     node.put({frontend: answer(endpoints, scheduler=scheduler, affinity=HOUR)})
     first = clients.connect()
@@ -88,7 +71,7 @@ def test_with_every_scheduler(node: Proxied, scheduler: str) -> None:
 
 @pytest.mark.parametrize("frontend", FRONTENDS)
 def test_an_endpoint_that_leaves_loses_its_clients_and_no_others(node: Proxied, frontend: Frontend) -> None:
-    clients, endpoints = Clients(node, frontend), start(node, frontend, 4)
+    clients, endpoints = Clients(node.ground, frontend, CLIENTS), start(node, frontend, 4)
     node.put({frontend: answer(endpoints, affinity=HOUR)})
     first = clients.connect()
     node.put({frontend: answer(endpoints[1:], affinity=HOUR)})
@@ -103,7 +86,7 @@ def test_an_endpoint_that_leaves_loses_its_clients_and_no_others(node: Proxied, 
 
 def test_scaled_to_zero_and_back(node: Proxied) -> None:
     frontend = vip()
-    clients, endpoints = Clients(node, frontend), start(node, frontend, 4)
+    clients, endpoints = Clients(node.ground, frontend, CLIENTS), start(node, frontend, 4)
     node.put({frontend: answer(endpoints[:2], affinity=HOUR)})
     clients.connect()
     node.put({frontend: answer([], affinity=HOUR)})
@@ -115,7 +98,7 @@ def test_scaled_to_zero_and_back(node: Proxied) -> None:
 
 def test_a_weight_of_zero_sends_clients_elsewhere(node: Proxied) -> None:
     frontend = vip()
-    clients, endpoints = Clients(node, frontend), start(node, frontend, 3)
+    clients, endpoints = Clients(node.ground, frontend, CLIENTS), start(node, frontend, 3)
     node.put({frontend: answer(endpoints, affinity=HOUR)})
     clients.connect()
     node.put({frontend: answer(endpoints, (0, 1, 1), affinity=HOUR)})
@@ -126,7 +109,7 @@ def test_a_weight_of_zero_sends_clients_elsewhere(node: Proxied) -> None:
 
 def test_it_expires_and_each_new_connection_refreshes_it(node: Proxied) -> None:
     frontends: list[Frontend] = [vip(protocol=p, family=f) for p in PROTOCOLS for f in (4, 6)]  # type: ignore[arg-type]
-    every = [Clients(node, frontend) for frontend in frontends]
+    every = [Clients(node.ground, frontend, CLIENTS) for frontend in frontends]
     for frontend in frontends:
         node.put({frontend: answer(start(node, frontend, 16), affinity=2)})
     first = [clients.connect() for clients in every]
@@ -141,7 +124,7 @@ def test_it_expires_and_each_new_connection_refreshes_it(node: Proxied) -> None:
 
 def test_a_shorter_timeout_and_none_take_hold(node: Proxied) -> None:
     frontend = vip()
-    clients, endpoints = Clients(node, frontend), start(node, frontend, 16)
+    clients, endpoints = Clients(node.ground, frontend, CLIENTS), start(node, frontend, 16)
     node.put({frontend: answer(endpoints, affinity=HOUR)})
     first = clients.connect()
     node.put({frontend: answer(endpoints, affinity=1)})
@@ -154,7 +137,7 @@ def test_a_shorter_timeout_and_none_take_hold(node: Proxied) -> None:
 
 def test_it_survives_a_restart(node: Proxied) -> None:
     frontends: list[Frontend] = [vip(), vip(family=6), node_port(), node_port(family=6)]
-    every = [Clients(node, frontend) for frontend in frontends]
+    every = [Clients(node.ground, frontend, CLIENTS) for frontend in frontends]
     for frontend, name in zip(frontends, ("vip", "vip", "port", "port"), strict=True):
         if name == "vip":
             endpoints = start(node, frontend)
@@ -168,7 +151,7 @@ def test_it_survives_a_restart(node: Proxied) -> None:
 
 def test_two_frontends_remember_for_themselves(node: Proxied) -> None:
     frontends: list[Frontend] = [vip(1), vip(2), vip(1, "udp"), node_port()]
-    every = [Clients(node, frontend) for frontend in frontends]
+    every = [Clients(node.ground, frontend, CLIENTS) for frontend in frontends]
     tcp, udp = start(node, vip(), 16), start(node, vip(protocol="udp"), 16)
     for frontend in frontends:
         node.put({frontend: answer(tcp if frontend.protocol == "tcp" else udp, affinity=HOUR)})
@@ -180,7 +163,7 @@ def test_two_frontends_remember_for_themselves(node: Proxied) -> None:
 @pytest.mark.parametrize("family", [4, 6])
 def test_with_an_outside_pool(node: Proxied, family: Family) -> None:
     frontend = vip(family=family)
-    clients, endpoints = Clients(node, frontend), start(node, frontend, 8)
+    clients, endpoints = Clients(node.ground, frontend, CLIENTS), start(node, frontend, 8)
     local = Answer("a/b", "random", pool(endpoints), outside=pool(endpoints[:4]), affinity=HOUR)
     node.put({frontend: local})
     first = clients.connect()

@@ -193,6 +193,23 @@ def reach(origin: Host, frontend: Frontend, *, at: str = "", source: str = "", s
     return outcome.server
 
 
+class Clients:
+    """Many client addresses, each with a new source port for each connection."""
+
+    def __init__(self, ground: Ground, frontend: Frontend, count: int) -> None:
+        self._ground = ground
+        self._frontend = frontend
+        self._sources = [client_address(number, frontend.family) for number in range(count)]
+        self._port = 4000
+
+    def connect(self) -> list[str]:
+        """Connect once from each and return the servers' names."""
+        self._port += 1
+        ground, frontend, port = self._ground, self._frontend, self._port
+        at = ground.node.address(frontend.family)
+        return [reach(ground.client, frontend, at=at, source=source, source_port=port) for source in self._sources]
+
+
 def unlikely(observed: Mapping[str, int], expected: Mapping[str, float]) -> str:
     """Compare counts with what they should be about (chi-square).
 

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import os
-import resource
 import socket
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from pointsman.agent.loop_faults import LoopFaults
 from pointsman.process.http import HttpServer, Response, not_found
+from support.no_files import no_more_files
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     import pytest
 
 NO_FILE = OSError(errno.EMFILE, "Too many open files")
@@ -53,18 +50,6 @@ def test_the_same_error_is_told_once_a_minute_and_others_at_once(caplog: pytest.
         assert len(caplog.records) == 5
     finally:
         loop.close()
-
-
-@contextmanager
-def no_more_files() -> Iterator[None]:
-    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    next_one = os.dup(0)
-    os.close(next_one)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (next_one, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 async def answer(_path: str) -> Response:

@@ -27,14 +27,13 @@ from pointsman.model.plan import (
     difference,
 )
 from support.iptables_memory import BUILT_IN, Fate, Memory, Packet, Tracer
+from support.plans import PODS, VIPS, answers_of, histories_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from pointsman.dataplane.iptables.ruleset import Held
 
-VIPS: dict[Family, tuple[str, ...]] = {4: ("10.96.0.1", "10.96.0.2"), 6: ("fd00:10:96::1", "fd00:10:96::2")}
-PODS: dict[Family, str] = {4: "10.1.0.", 6: "fd00:10:1::"}
 OWN: dict[Family, str] = {4: "192.168.0.2", 6: "2001:db8::2"}
 OUTSIDE: dict[Family, str] = {4: "203.0.113.7", 6: "2001:db8:99::7"}
 CIDRS: dict[Family, tuple[str, ...]] = {
@@ -42,7 +41,6 @@ CIDRS: dict[Family, tuple[str, ...]] = {
     6: ("fd00::/16", "2001:db8::/32", "fd00:10:1::/48", "2001:db8:99::7/128"),
 }
 EVERYWHERE: dict[Family, str] = {4: "0.0.0.0/0", 6: "::/0"}
-FAMILIES = st.sampled_from((4, 6))
 PORTS = ("default/web", "default/web:p80", "kube-system/dns:dns")
 
 
@@ -58,20 +56,9 @@ def pools(draw: st.DrawFn, family: Family) -> Pool:
     return Pool(tuple(sorted(found)), draw(st.sampled_from(("reject", "drop"))), draw(st.booleans()))
 
 
-@st.composite
-def answers(draw: st.DrawFn, frontend: Frontend) -> Answer:
-    family, node_port = frontend.family, frontend.address == NODE_PORT
-    ranges = st.lists(st.sampled_from(CIDRS[family]), max_size=3, unique=True).map(tuple)
-    return Answer(
-        draw(st.sampled_from(PORTS)),
-        "random",
-        draw(pools(family)),
-        draw(st.none() | pools(family)),
-        draw(st.sampled_from((None, None, 60, 10800))),
-        draw(st.sampled_from(("never", "off-cluster", "node", "always"))),
-        not node_port and draw(st.booleans()),
-        None if node_port else draw(st.none() | ranges),
-    )
+def answers(frontend: Frontend) -> st.SearchStrategy[Answer]:
+    family = frontend.family
+    return answers_of(frontend, pools(family), names=PORTS, schedulers=("random",), networks=CIDRS[family])
 
 
 @st.composite
@@ -96,18 +83,6 @@ def plans(draw: st.DrawFn, family: Family) -> Plan:
             iptables=IptablesSettings(draw(st.sampled_from((14, 14, 3))), draw(st.booleans())),
         ),
     )
-
-
-@st.composite
-def histories(draw: st.DrawFn) -> tuple[Family, list[Plan]]:
-    family: Family = draw(FAMILIES)
-    found = draw(st.lists(plans(family), min_size=1, max_size=4))
-    # Most changes in a cluster are of one frontend out of many.
-    for base in list(found):
-        for frontend in base.answers:
-            if draw(st.booleans()):
-                found.append(Plan({**base.answers, frontend: draw(answers(frontend))}, base.settings))
-    return family, found
 
 
 def adopt(memory: Memory, family: Family, plan: Plan) -> Ruleset:
@@ -147,7 +122,7 @@ def check(memory: Memory, ruleset: Ruleset, plan: Plan) -> None:
     assert (again.text, again.added, again.removed) == ("", 0, 0)
 
 
-@given(histories())
+@given(histories_of(plans, answers))
 @settings(deadline=None, max_examples=30)
 def test_changes_lead_where_an_adoption_does(history: tuple[Family, list[Plan]]) -> None:
     family, (first, *rest) = history
@@ -161,7 +136,7 @@ def test_changes_lead_where_an_adoption_does(history: tuple[Family, list[Plan]])
         before = plan
 
 
-@given(histories())
+@given(histories_of(plans, answers))
 @settings(deadline=None, max_examples=30)
 def test_an_adoption_leads_there_from_any_plan(history: tuple[Family, list[Plan]]) -> None:
     family, found = history
@@ -170,7 +145,7 @@ def test_an_adoption_leads_there_from_any_plan(history: tuple[Family, list[Plan]
         check(memory, adopt(memory, family, plan), plan)
 
 
-@given(histories(), st.data())
+@given(histories_of(plans, answers), st.data())
 @settings(deadline=None, max_examples=40)
 def test_foreign_changes_are_repaired(history: tuple[Family, list[Plan]], data: st.DataObject) -> None:
     family, (plan, *_) = history
@@ -196,7 +171,7 @@ def test_foreign_changes_are_repaired(history: tuple[Family, list[Plan]], data: 
 TARGETS = ("KUBE-MARK-MASQ", "KUBE-SERVICES")
 
 
-@given(histories())
+@given(histories_of(plans, answers))
 @settings(deadline=None, max_examples=30)
 def test_connections_go_where_the_plan_says(history: tuple[Family, list[Plan]]) -> None:
     family, found = history
@@ -234,7 +209,7 @@ def _in(address: str, networks: Iterable[str]) -> bool:
     return any(ipaddress.ip_address(address) in ipaddress.ip_network(network) for network in networks)
 
 
-@given(histories())
+@given(histories_of(plans, answers))
 @settings(deadline=None, max_examples=30)
 def test_what_is_held_is_read_back(history: tuple[Family, list[Plan]]) -> None:
     family, found = history

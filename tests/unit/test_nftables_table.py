@@ -25,18 +25,16 @@ from pointsman.model.plan import (
     difference,
 )
 from support.nftables_memory import Memory, MemoryDraft
+from support.plans import PODS, VIPS, answers_of, histories_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 SCHEDULERS = ("random", "rr", "wrr", "sh", "dh", "mh")
-VIPS: dict[Family, tuple[str, ...]] = {4: ("10.96.0.1", "10.96.0.2"), 6: ("fd00:10:96::1", "fd00:10:96::2")}
-PODS: dict[Family, str] = {4: "10.1.0.", 6: "fd00:10:1::"}
 CIDRS: dict[Family, tuple[str, ...]] = {
     4: ("10.0.0.0/8", "192.168.0.0/16", "10.1.0.0/16"),
     6: ("fd00::/16", "2001:db8::/32", "fd00:1::/32"),
 }
-FAMILIES = st.sampled_from((4, 6))
 
 
 @st.composite
@@ -52,20 +50,9 @@ def pools(draw: st.DrawFn, family: Family) -> Pool:
     return Pool(tuple(sorted(found)), draw(st.sampled_from(("reject", "drop"))))
 
 
-@st.composite
-def answers(draw: st.DrawFn, frontend: Frontend) -> Answer:
-    family, node_port = frontend.family, frontend.address == NODE_PORT
-    ranges = st.lists(st.sampled_from(CIDRS[family]), max_size=3, unique=True).map(tuple)
-    return Answer(
-        "default/web",
-        draw(st.sampled_from(SCHEDULERS)),
-        draw(pools(family)),
-        draw(st.none() | pools(family)),
-        draw(st.sampled_from((None, None, 60, 10800))),
-        draw(st.sampled_from(("never", "off-cluster", "node", "always"))),
-        not node_port and draw(st.booleans()),
-        None if node_port else draw(st.none() | ranges),
-    )
+def answers(frontend: Frontend) -> st.SearchStrategy[Answer]:
+    family = frontend.family
+    return answers_of(frontend, pools(family), names=("default/web",), schedulers=SCHEDULERS, networks=CIDRS[family])
 
 
 @st.composite
@@ -83,18 +70,6 @@ def plans(draw: st.DrawFn, family: Family) -> Plan:
         {each: draw(answers(each)) for each in found},
         NodeSettings(draw(networks), draw(networks), draw(networks), draw(st.booleans())),
     )
-
-
-@st.composite
-def histories(draw: st.DrawFn) -> tuple[Family, list[Plan]]:
-    family: Family = draw(FAMILIES)
-    found = draw(st.lists(plans(family), min_size=1, max_size=4))
-    # Most changes in a cluster are of one frontend out of many.
-    for base in list(found):
-        for frontend in base.answers:
-            if draw(st.booleans()):
-                found.append(Plan({**base.answers, frontend: draw(answers(frontend))}, base.settings))
-    return family, found
 
 
 def adopt(memory: Memory, plan: Plan) -> tuple[Table, MemoryDraft]:
@@ -152,7 +127,7 @@ def check_answers(memory: Memory, answers_wanted: Mapping[Frontend, Answer]) -> 
 
 
 @settings(max_examples=80, deadline=None)
-@given(histories())
+@given(histories_of(plans, answers))
 def test_changes_lead_where_the_last_plan_leads(history: tuple[Family, list[Plan]]) -> None:
     family, steps = history
     memory = Memory(family)
@@ -170,7 +145,7 @@ def test_changes_lead_where_the_last_plan_leads(history: tuple[Family, list[Plan
 
 
 @settings(max_examples=50, deadline=None)
-@given(histories())
+@given(histories_of(plans, answers))
 def test_adoption_leads_from_anywhere_to_the_plan_and_then_rests(history: tuple[Family, list[Plan]]) -> None:
     family, steps = history
     memory = Memory(family)
@@ -188,7 +163,7 @@ def test_adoption_leads_from_anywhere_to_the_plan_and_then_rests(history: tuple[
 
 
 @settings(max_examples=50, deadline=None)
-@given(histories(), st.data())
+@given(histories_of(plans, answers), st.data())
 def test_adoption_mends_what_others_did(history: tuple[Family, list[Plan]], data: st.DataObject) -> None:
     family, (plan, *_) = history
     memory = from_nothing(family, plan)

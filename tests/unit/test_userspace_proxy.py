@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import resource
 import select
 import socket
 import struct
@@ -21,6 +20,7 @@ from pointsman.dataplane.userspace.proxy import Place, Proxy, Target
 from pointsman.dataplane.userspace.room import RESERVE, Room
 from pointsman.dataplane.userspace.stream import StreamPort
 from pointsman.model.plan import Backend, Frontend
+from support.no_files import no_more_files
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -335,19 +335,6 @@ def test_without_files_new_connections_wait_and_those_that_are_there_lose_nothin
         assert [client.recv(1) for client in clients[4:]] == [b"!", b"!"]
         until(lambda: not proxy.problem)
     proxy.stop()
-
-
-@contextlib.contextmanager
-def no_more_files() -> Iterator[None]:
-    """Let this process open no more file."""
-    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    next_one = os.dup(0)
-    os.close(next_one)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (next_one, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 def test_the_kernels_own_refusal_of_a_file_is_met_in_the_same_way(hand: Hand) -> None:
