@@ -21,7 +21,6 @@ SCHED1: Final = 0x0008
 """The scheduler's first flag, IP_VS_SVC_F_SCHED1; what it means is for each scheduler to say."""
 SCHED2: Final = 0x0010
 SCHED3: Final = 0x0020
-ALL_SCHEDULER_FLAGS: Final = SCHED1 | SCHED2 | SCHED3
 
 SCHEDULER_FLAGS: Final[Mapping[str, tuple[str, int]]] = MappingProxyType(
     {
@@ -71,7 +70,7 @@ class Server(msgspec.Struct, frozen=True, gc=False, kw_only=True):
 
     Attributes:
         scheduler: as in ipvsadm(8).
-        flags: bits of `ALL_SCHEDULER_FLAGS`.
+        flags: bits of `SCHED1`, `SCHED2` and `SCHED3`.
         timeout: seconds for which a client stays with its real server (persistence), or 0.
         netmask: leading bits of the address by which clients are told apart (persistence): 32 or 128
             for IPv6 (`WIDEST`) unless someone wants it otherwise.
