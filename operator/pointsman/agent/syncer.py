@@ -200,7 +200,7 @@ class Syncer:
         """Tell modes that drain what changed, whether the one in force has taken it or not."""
         if not self._unheeded:
             return
-        answers = self._planner.plan.answers
+        answers = self._planner.answers
         self._follow_problems = self._modes.follow({frontend: answers.get(frontend) for frontend in self._unheeded})
         if not self._follow_problems:
             self._unheeded.clear()
