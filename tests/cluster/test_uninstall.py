@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from .conftest import Web
 
+NODE_PROXIES = "/apis/pointsman.dev/v1alpha1/nodeproxies"
 CRDS = {"nodeproxies.pointsman.dev", "proxyconfigs.pointsman.dev"}
 
 
@@ -43,6 +44,12 @@ def objects(cluster: ContainerCluster) -> set[str]:
     )
     names = cluster.plane.kubectl("get", kinds, "-o", "name").split()
     return {name.rpartition("/")[2] for name in names if "pointsman" in name}
+
+
+def ready_of(node_proxy: dict[str, Any]) -> tuple[str, str]:
+    return next(
+        (each["status"], each["reason"]) for each in node_proxy["status"]["conditions"] if each["type"] == "Ready"
+    )
 
 
 @pytest.mark.usefixtures("again")
@@ -77,6 +84,7 @@ def test_nothing_is_left(web: Web) -> None:
     cluster.wait_until(lambda: "pointsman" not in cluster.plane.kubectl(*names), "the operator's Pods to end")
     for node in cluster.nodes.values():
         assert not list(Path(node.data, "pointsman").glob("*"))
+    assert {ready_of(proxy) for proxy in cluster.plane.api.get(NODE_PROXIES)["items"]} == {("False", "Removed")}
     assert unused(cluster, UNINSTALLER) == set()
     for permissions in (UNINSTALLER, AGENT):  # the operator lives on for a moment when its rights are gone
         assert refused(cluster, permissions) == set()

@@ -321,6 +321,8 @@ def test_an_uninstalled_agent_takes_everything_along(
     leave(cluster, tmp_path, deletionTimestamp="2026-01-01T00:00:00Z")
     assert cluster.kernel.cleaned_after == cluster.kernel.syncs > 0, "cleaned, and nothing came after that"
     assert not list(tmp_path.iterdir())
+    assert cluster.status["conditions"][0]["reason"] == "Removed"
+    assert [path for _, _, path, _ in cluster.writes.calls][-2:] == [f"{PATH}/status", LEASE], "the uninstaller waits"
     assert "DaemonSet pointsman-system/pointsman-agent is being deleted: removing all" in caplog.text
     assert caplog.messages[-1] == "nothing of Pointsman is left in this node's kernel"
 

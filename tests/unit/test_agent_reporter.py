@@ -210,3 +210,26 @@ def test_while_the_api_server_is_away_it_is_tried_with_growing_pauses() -> None:
     assert times == pytest.approx([1.1, 2.1, 4.1, 8.1, 16.1, 32.1, 64.1, 124.1, 184.1])
     assert script.told == [()], "the source tells of the outage"
     assert script.writes.objects[PATH]["status"]["problemCount"] == 1
+
+
+def test_the_last_word_is_written_once() -> None:
+    script = Script(end=10.0)
+    script.at(0.0, script.make)
+    script.run()
+    assert asyncio.run(script.reporter.write_last(lambda known: known.status.model_copy(update={"services": 3})))
+    assert script.writes.objects[PATH]["status"] == {"observedGeneration": 7, "services": 3}
+
+
+@pytest.mark.parametrize("failure", [Unreachable("away"), ApiError(403, "Forbidden"), TimeoutError()])
+def test_a_last_word_that_nobody_takes_is_told(failure: Exception) -> None:
+    script = Script(end=10.0)
+    script.at(0.0, script.make)
+    script.run()
+    script.writes.failures = [failure]
+    assert not asyncio.run(script.reporter.write_last(lambda _: NodeProxyStatus()))
+
+
+def test_without_a_node_proxy_there_is_no_last_word() -> None:
+    script = Script(end=10.0)
+    assert asyncio.run(script.reporter.write_last(lambda _: NodeProxyStatus()))
+    assert script.writes.calls == []

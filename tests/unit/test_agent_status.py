@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pointsman.agent.outcome import Facts, Outcome
-from pointsman.agent.status import Account, Picture, difference, is_urgent, status_of
+from pointsman.agent.status import Account, Picture, difference, is_urgent, status_of, status_of_removed
 from pointsman.api.nodeproxy import NodeProxy
 from pointsman.api.status import AgentInfo, HeldVersions, NodeProxyStatus
 from pointsman.api.timestamps import rfc3339
@@ -270,3 +270,12 @@ def test_a_first_status_is_whole() -> None:
 
 def test_a_field_that_is_gone_is_deleted_by_the_patch() -> None:
     assert difference(NodeProxyStatus(mode="nftables"), NodeProxyStatus()) == {"mode": None}
+
+
+def test_a_node_that_was_cleaned_up_has_nothing_in_force() -> None:
+    before = status(account(outcome()), problems=(WRONG,), versions={"Service": 12})
+    made = status_of_removed(with_status(node_proxy(), before), NOW + 60)
+    (ready,) = made.conditions
+    assert (ready.type, ready.status, ready.reason) == ("Ready", "False", "Removed")
+    assert ready.last_transition_time == rfc3339(NOW + 60)
+    assert made == NodeProxyStatus(agent=AGENT, conditions=(ready,))

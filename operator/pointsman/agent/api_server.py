@@ -14,7 +14,7 @@ from pointsman.agent.lease import LeaseKeeper
 from pointsman.agent.owner import Owner
 from pointsman.agent.reporter import StatusReporter
 from pointsman.agent.state import without_status
-from pointsman.agent.status import Picture, status_of
+from pointsman.agent.status import Picture, status_of, status_of_removed
 from pointsman.api.nodeproxy import NodeProxy
 from pointsman.api.status import AgentInfo
 from pointsman.api.timestamps import rfc3339
@@ -120,7 +120,10 @@ class FromApiServer:
         return await self._owner.verdict() if self._owner is not None else None
 
     async def tell_clean(self) -> None:
-        """Give the Lease back, by which the uninstaller knows of it."""
+        """Say so in the status, and give the Lease back, by which the uninstaller knows of it."""
+        now = self._inside.clock.wall()
+        if not await self._reporter.write_last(lambda known: status_of_removed(known, now)):
+            _LOG.warning("the status of this node's NodeProxy cannot be written: it stays as it was")
         if not await self._lease.give_back():
             _LOG.warning("the API server could not be told that nothing is left: this node will be named as unclean")
 

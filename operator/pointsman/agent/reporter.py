@@ -34,6 +34,9 @@ _GLANCE: Final = 10.0
 _SPREAD: Final = 5.0
 """Seconds over which the agents of a cluster spread their counts."""
 
+_LAST: Final = 5.0
+"""Seconds for the last word."""
+
 
 class StatusReporter:
     """Keeps the status in the cluster like the one that holds.
@@ -92,6 +95,23 @@ class StatusReporter:
             if self._wake.is_set():
                 self._wake.clear()
                 await self._clock.wait(asyncio.Event(), _GATHER)
+
+    async def write_last(self, compose: Callable[[NodeProxy], NodeProxyStatus]) -> bool:
+        """Write a status once, after `run` was cancelled.
+
+        Returns:
+            Whether the API server has it; there may be no NodeProxy, too.
+        """
+        known = self._known
+        if known is None:
+            return True
+        patch = difference(known.status, compose(known))
+        try:
+            async with asyncio.timeout(_LAST):
+                await self._client.patch(self._path, {"status": patch}, kind="merge")
+        except (ApiError, Unreachable, TimeoutError):
+            return False
+        return True
 
     def _due(self) -> float | None:
         """Return when to write (monotonic seconds), or None when there is nothing to write."""

@@ -116,6 +116,18 @@ def status_of(picture: Picture, known: NodeProxy) -> NodeProxyStatus:
     )
 
 
+def status_of_removed(known: NodeProxy, now: float) -> NodeProxyStatus:
+    """Say that the agent has removed everything from this node, as Pointsman is uninstalled.
+
+    Args:
+        known: the NodeProxy as it is in the cluster.
+        now: Unix seconds.
+    """
+    message = "Pointsman is uninstalled; nothing of it is left in this node's kernel"
+    ready = _condition("Ready", "False", "Removed", message, generation=known.status.observed_generation, now=now)
+    return NodeProxyStatus(agent=known.status.agent, conditions=_since((ready,), known.status.conditions))
+
+
 def difference(before: NodeProxyStatus, after: NodeProxyStatus) -> dict[str, Any]:
     """Return the fields that a status has to get, as a merge patch (RFC 7396); empty when there is nothing to do.
 
