@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from pointsman.dataplane.nftables import NftablesDataplane
+from pointsman.dataplane.nftables.port import NftPort
 from pointsman.dataplane.protocol import DataplaneError, Written
 from pointsman.lab.traffic import Answered, Held, Refused, TimedOut, connect
 from pointsman.model.plan import Answer, Backend, Delta, NodeSettings, Pool
@@ -321,3 +322,28 @@ def test_cleanup_removes_everything_and_works_twice(node: Proxied) -> None:
     node.adopt()
     assert reach(node.ground.client, vip(1)) in "abc"
     assert isinstance(connect(node.ground.client, vip(3).address, 81), Refused)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_others_do_right_behind_a_repair_is_not_taken_for_ours(
+    node: Proxied, family: Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its rules are read to be recognized again; when they are flushed before that, the next repair finds it."""
+    three = fill(node, family)
+    before = node.tables()
+    run = NftPort.run
+
+    def run_and_be_flushed(port: NftPort, commands: str) -> None:
+        monkeypatch.setattr(NftPort, "run", run)
+        run(port, commands)
+        disturb(node, "rules are flushed", family)
+
+    disturb(node, "rules are flushed", family)
+    monkeypatch.setattr(NftPort, "run", run_and_be_flushed)
+    assert node.dataplane.disturbed()
+    node.adopt()
+    assert node.dataplane.disturbed()
+    node.adopt()
+    assert node.tables() == before
+    assert not node.dataplane.disturbed()
+    assert reach(node.ground.client, vip(1, family=family)) in {server.name for server in three}

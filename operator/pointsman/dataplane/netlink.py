@@ -165,6 +165,14 @@ class NftSocket:
         self._socket.send(b"".join(parts))
         return list(self._refusals(first))
 
+    def settle(self) -> None:
+        """Wait until commits of others that have begun are over, and everybody who listens has been told of them.
+
+        The kernel counts a commit before it tells of it, and lets no other transaction begin until it has; an empty one
+        changes nothing (nf_tables_valid_genid, nf_tables_commit).
+        """
+        self.transact(())
+
     def _refusals(self, first: int) -> Iterator[Refusal]:
         # nfnetlink works while send() runs, so every answer is in the queue already.
         while True:

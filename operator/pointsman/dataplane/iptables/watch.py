@@ -47,7 +47,7 @@ class Watch(Protocol):
         """Tell whether another program changed our rules since the last call; cheap."""
         ...
 
-    def unheard(self, commits: int) -> AbstractContextManager[None]:
+    def unheard(self, commits: int) -> AbstractContextManager[object]:
         """Take what happens meanwhile for our own doing.
 
         Args:

@@ -6,6 +6,8 @@ import struct
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
+import msgspec
+
 from pointsman.dataplane.netlink import NftMonitor, NftSocket, attributes
 from pointsman.dataplane.nftables.wire import GETGEN
 from pointsman.dataplane.protocol import DataplaneError
@@ -24,6 +26,16 @@ def open_wire() -> NftSocket:
         DataplaneError: there is none.
     """
     return _opened(NftSocket)
+
+
+class Own(msgspec.Struct):
+    """What happens while nobody listens.
+
+    Attributes:
+        commits: the most transactions that are ours.
+    """
+
+    commits: int
 
 
 class Ear:
@@ -62,22 +74,31 @@ class Ear:
         self._missed = False
         return heard
 
+    def will_be_disturbed(self) -> bool:
+        """Tell what `disturbed` will tell: everything that was read before this call was ours, or not."""
+        self.wire.settle()
+        self._missed = self.heard() or self._missed
+        return self._missed
+
     @contextmanager
-    def unheard(self, commits: int = 1) -> Iterator[None]:
+    def unheard(self, commits: int = 1) -> Iterator[Own]:
         """Take what happens meanwhile for our own doing, without missing anybody else's.
 
         Args:
             commits: the most transactions that we make.
         """
+        own = Own(commits)
         before = self.generation()
+        # What counts already is told before nobody listens.
+        self.wire.settle()
         self._monitor.pause()
         try:
-            yield
+            yield own
         finally:
             after = self.generation()
             self._monitor.listen()
             # Each commit counts one; anything beyond ours happened while nobody listened.
-            if after - before > commits or self.generation() != after:
+            if after - before > own.commits or self.generation() != after:
                 self._missed = True
 
     def generation(self) -> int:

@@ -86,7 +86,7 @@ class FixedTable:
         self._sums = structure.chain_checksums(self._port.wire, self._schema, self._family)
 
     def seal(self, *, drop_invalid: bool, new: Iterable[str] = (), old: Iterable[str] = ()) -> None:
-        """Write down in the table what its chains are now, for the next agent.
+        """Write down in the table what its chains are now, for the next agent; if they are as we wrote them.
 
         Args:
             drop_invalid: as in `NodeSettings`.
@@ -98,6 +98,9 @@ class FixedTable:
             self._sums.pop(chain, None)
         for chain in new:
             self._sums[chain] = structure.class_chain_checksum(wire, schema, family, chain)
+        if self._port.will_be_disturbed():
+            # The sums may be of what others left of our rules: the repair that comes next must not trust them.
+            return
         held = structure.read_structure(wire, schema, family) or {}
         draft = WireDraft(schema, family)
         for key, value in structure.seal(schema, family, self._sums, drop_invalid=drop_invalid).items():

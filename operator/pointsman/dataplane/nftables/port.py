@@ -60,6 +60,10 @@ class NftPort:
         """Tell whether another program changed our tables since the last call, as far as the monitor knows."""
         return self._ear.heard()
 
+    def will_be_disturbed(self) -> bool:
+        """Tell what `disturbed` will tell: whether what was read until now may be another program's work."""
+        return self._ear.will_be_disturbed()
+
     def disturbed(self) -> bool:
         """Tell whether another program changed our tables since the last call."""
         return self._ear.disturbed()
@@ -74,8 +78,10 @@ class NftPort:
             DataplaneError: the kernel did not take the transaction at all.
         """
         try:
-            with self._ear.unheard():
-                return self.wire.transact(messages)
+            with self._ear.unheard() as own:
+                refusals = self.wire.transact(messages)
+                own.commits = 0 if refusals else 1
+                return refusals
         except OSError as error:
             raise DataplaneError(f"the kernel did not take the transaction: {error}") from error
 
