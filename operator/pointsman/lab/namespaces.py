@@ -16,6 +16,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -29,6 +30,9 @@ SYSTEM_PATH: Final = "/usr/local/sbin:/usr/sbin:/sbin"
 _CLONE_NEWNET: Final = 0x40000000  # sched.h
 _MNT_DETACH: Final = 2  # sys/mount.h
 _PREFIX: Final = re.compile(r"pm(\d+)-\d+-")
+_PATIENCE: Final = 10.0
+_PAUSE: Final = 0.02
+"""Seconds for processes to end, and from one look to the next."""
 _counter = itertools.count(1)
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -171,17 +175,36 @@ def sweep(prefix: str) -> int:
 
     Returns:
         How many namespaces went.
+
+    Raises:
+        LabError: a process does not end.
     """
     names = with_prefix(prefix)
     inodes = set()
     for name in names:
         with contextlib.suppress(OSError):
             inodes.add(Namespace(name).inode())
-    for process in processes_in(inodes - {_own_inode()}):
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.kill(process, signal.SIGKILL)
+    _end_processes(inodes - {_own_inode()}, prefix)
     remove(names)
     return len(names)
+
+
+def _end_processes(inodes: set[int], prefix: str) -> None:
+    """Kill the processes in namespaces, and wait for their ends: one that ends has left its namespace before that."""
+    deadline = time.monotonic() + _PATIENCE
+    ending: set[int] = set()
+    others: set[int] = set()
+    while ending := {*processes_in(inodes), *filter(is_running, ending)} - others:
+        if time.monotonic() > deadline:
+            raise LabError(f"processes {sorted(ending)} of the lab {prefix} do not end")
+        for process in ending:
+            try:
+                os.kill(process, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+            except PermissionError:  # another user's
+                others.add(process)
+        time.sleep(_PAUSE)
 
 
 def processes_in(inodes: set[int]) -> tuple[int, ...]:
