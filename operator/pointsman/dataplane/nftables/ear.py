@@ -75,7 +75,7 @@ class Ear:
         return heard
 
     def will_be_disturbed(self) -> bool:
-        """Tell what `disturbed` will tell: everything that was read before this call was ours, or not."""
+        """Tell what `disturbed` will tell: whether what was read until now may be another program's work."""
         self.wire.settle()
         self._missed = self.heard() or self._missed
         return self._missed
