@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
@@ -12,6 +13,9 @@ from pointsman.lab.namespaces import Namespace
 from pointsman.lab.network import Host
 from pointsman.lab.servers import Server, Servers
 from pointsman.model.plan import Transport
+
+LISTENING: Final = "all servers listen"
+"""What it prints when they do."""
 
 
 class KeptServer(msgspec.Struct, frozen=True):
@@ -37,6 +41,7 @@ def keep(file: Path) -> None:
         for kept in msgspec.json.decode(file.read_bytes(), type=list[KeptServer]):
             host = Host(kept.name, "pod", Namespace(kept.namespace), (kept.address,), None, 0)
             servers.start(host, kept.port, kept.protocol, name=kept.name)
+        print(LISTENING, flush=True)  # noqa: T201 - the lab's own process waits for it
         signal.sigwait(signals)
 
 
