@@ -58,19 +58,6 @@ def real_kernel(
 
         return UserspaceDataplane(time.monotonic)
 
-    def set_sysctls(
-        config: NodeConfiguration, families: frozenset[Family], mode: Mode
-    ) -> tuple[Problem, ...]:  # fmt: skip
-        for_ipvs = apply_ipvs(config.ipvs, sysctl_root, platform.release()) if mode == "ipvs" else ()
-        loopback = routes_loopback(config, mode)
-        for_iptables = apply_iptables(sysctl_root, with_loopback=loopback) if mode == "iptables" else ()
-        return (
-            *apply_conntrack(config.conntrack, sysctl_root),
-            *for_ipvs,
-            *for_iptables,
-            *check_forwarding(families, sysctl_root),
-        )
-
     return Kernel(
         dataplanes={
             "nftables": open_nftables,
@@ -80,8 +67,22 @@ def real_kernel(
             **own,
         },
         conntrack=Conntrack,
-        sysctls=set_sysctls,
+        sysctls=lambda config, families, mode: _set_sysctls(config, families, mode, sysctl_root),
         traces=lambda mode: _may_have_traces(mode, sysctl_root),
+    )
+
+
+def _set_sysctls(
+    config: NodeConfiguration, families: frozenset[Family], mode: Mode, sysctl_root: Path
+) -> tuple[Problem, ...]:  # fmt: skip
+    for_ipvs = apply_ipvs(config.ipvs, sysctl_root, platform.release()) if mode == "ipvs" else ()
+    loopback = routes_loopback(config, mode)
+    for_iptables = apply_iptables(sysctl_root, with_loopback=loopback) if mode == "iptables" else ()
+    return (
+        *apply_conntrack(config.conntrack, sysctl_root),
+        *for_ipvs,
+        *for_iptables,
+        *check_forwarding(families, sysctl_root),
     )
 
 
