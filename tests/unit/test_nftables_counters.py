@@ -11,6 +11,7 @@ from pointsman.dataplane.netlink import attribute, nested, string
 from pointsman.dataplane.nftables.counters import Counters, read_counts
 from pointsman.dataplane.nftables.layout import endpoint_value, frontend_key, number
 from pointsman.dataplane.nftables.schema import SCHEMA
+from pointsman.dataplane.nftables.wire import read_elements
 from pointsman.dataplane.protocol import ServerTraffic, Traffic
 from pointsman.model.plan import NODE_PORT, Backend, Frontend
 
@@ -121,3 +122,31 @@ def test_an_element_without_a_counter_counts_nothing() -> None:
 
     found = read_counts(Silent(4, padded=False), "pointsman", 4, SCHEMA.layouts[4]["endpoints"])  # type: ignore[arg-type]
     assert sorted(found.values()) == [101, 102, 103, 104]
+
+
+class Growing(Kernel):
+    """Puts the set into a new hash table between the parts of the first lists, and lists in another order then."""
+
+    def __init__(self, growths: int) -> None:
+        super().__init__(4, padded=False)
+        self._growths = growths
+        self.lists = 0
+
+    def dump(self, _command: int, _family: int, _request: bytes) -> Iterator[bytes]:
+        self.lists += 1
+        second = range(1, 3) if self.lists <= self._growths else range(3, 5)
+        for places in (range(3), second):
+            yield nested(3, *(self.element(place, 100 + place) for place in places))
+
+
+def test_a_list_with_elements_that_come_twice_lacks_others_and_is_read_anew() -> None:
+    kernel = Growing(2)
+    found = read_counts(kernel, "pointsman", 4, SCHEMA.layouts[4]["endpoints"])  # type: ignore[arg-type]
+    assert sorted(found.values()) == [100, 101, 102, 103, 104]
+    assert kernel.lists == 3
+    assert len(read_elements(Growing(2), SCHEMA, 4, "endpoints")) == 5  # type: ignore[arg-type]
+
+
+def test_a_set_whose_order_changes_all_the_time_cannot_be_read() -> None:
+    with pytest.raises(OSError, match="endpoints of table pointsman changes faster than it can be read"):
+        read_counts(Growing(1000), "pointsman", 4, SCHEMA.layouts[4]["endpoints"])  # type: ignore[arg-type]

@@ -18,9 +18,8 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from pointsman.dataplane.netlink import attributes, string
 from pointsman.dataplane.nftables.layout import PLACES, Layout, endpoint_of, frontend_of
-from pointsman.dataplane.nftables.wire import GETSETELEM, af
+from pointsman.dataplane.nftables.wire import read_set
 from pointsman.dataplane.protocol import ServerTraffic, Traffic
 
 if TYPE_CHECKING:
@@ -35,9 +34,6 @@ _REMEMBERED: Final = ("sticky-endpoints", "sticky-endpoints-outside")
 _LOOKS: Final = 3
 """How often the maps are read anew because somebody changed nf_tables meanwhile: an element may have been skipped."""
 
-_LIST_TABLE: Final = 1
-_LIST_SET: Final = 2
-_LIST_ELEMENTS: Final = 3
 _ELEMENT_EXPRESSION: Final = 7
 _EXPRESSION_DATA: Final = 2
 _COUNTER_PACKETS: Final = 2
@@ -197,16 +193,9 @@ def read_counts(wire: NftSocket, table: str, family: Family, layout: Layout) -> 
     """Read what each element of a map has counted.
 
     Raises:
-        OSError: ENOENT when there is no such map.
+        OSError: as `read_set`.
     """
-    request = string(_LIST_TABLE, table) + string(_LIST_SET, layout.name)
-    read = _Reader(layout)
-    found: Counts = {}
-    for payload in wire.dump(GETSETELEM, af(family), request):
-        for kind, elements in attributes(payload):
-            if kind == _LIST_ELEMENTS:
-                read(elements, found)
-    return found
+    return read_set(wire, table, family, layout.name, _Reader(layout))
 
 
 class _Reader:
@@ -219,8 +208,8 @@ class _Reader:
         self._octets = layout.key_size + _DATA_HEADERS + layout.data_size
         self._forms: dict[int, struct.Struct | None] = {}
 
-    def __call__(self, elements: bytes, into: Counts) -> None:
-        offset, size = 0, len(elements)
+    def __call__(self, elements: bytes, into: Counts) -> int:
+        offset, size, count = 0, len(elements), 0
         while offset < size:
             # A length of 0 would never end.
             length = (_HEADER.unpack_from(elements, offset)[0] + 3) & ~3 or size
@@ -231,11 +220,13 @@ class _Reader:
                 offset += length
             elif _alike(elements, length):
                 into.update(form.iter_unpack(elements))
-                return
+                return size // length
             else:
-                key, count = form.unpack_from(elements, offset)
-                into[key] = count
+                key, packets = form.unpack_from(elements, offset)
+                into[key] = packets
+                count += 1
                 offset += length
+        return count
 
     def _form(self, element: bytes) -> struct.Struct | None:
         """Say where an element has its octets and its counter; None when it has no counter."""

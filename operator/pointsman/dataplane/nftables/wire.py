@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import struct
 from collections import defaultdict
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 import msgspec
 
@@ -27,7 +27,7 @@ from pointsman.dataplane.nftables.expressions import AF_IPV4, AF_IPV6
 from pointsman.model.plan import IPV4
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from pointsman.dataplane.netlink import NftSocket, Refusal
     from pointsman.dataplane.nftables.layout import Layout, Schema
@@ -55,6 +55,9 @@ _LIST_ELEMENTS: Final = 3
 _LENGTH: Final = struct.Struct("=H")
 _KEY_AT: Final = 12
 """An element's key stands behind three attribute headers: element, key, value."""
+_LOOKS: Final = 20
+"""How often a set is read whose order changed meanwhile."""
+Value = TypeVar("Value")
 
 Elements = dict[bytes, bytes]
 """Elements of one set: key and value."""
@@ -270,17 +273,42 @@ def read_elements(wire: NftSocket, schema: Schema, family: Family, name: str) ->
         value is whether the key is the first address behind a network.
 
     Raises:
-        OSError: ENOENT when there is no such set.
+        OSError: as `read_set`.
     """
-    layout = schema.layouts[family][name]
-    request = string(_LIST_TABLE, schema.table) + string(_LIST_SET, name)
-    read = _reader(layout)
-    found: Elements = {}
-    for payload in wire.dump(GETSETELEM, af(family), request):
-        for kind, elements in attributes(payload):
-            if kind == _LIST_ELEMENTS:
-                read(elements, found)
-    return found
+    return read_set(wire, schema.table, family, name, _reader(schema.layouts[family][name]))
+
+
+def read_set(
+    wire: NftSocket, table: str, family: Family, name: str, read: Callable[[bytes, dict[bytes, Value]], int]
+) -> dict[bytes, Value]:
+    """Read a set or map from the kernel, whole.
+
+    The kernel lists a set in parts, and finds where it was by counting. A set that grew or shrank is put into a new hash
+    table a moment after the transaction, which changes the order and marks no list as interrupted: elements are missing
+    then, and as many others come twice. Such a list is read anew.
+
+    Args:
+        wire: the way to the kernel.
+        table: its name.
+        family: address family.
+        name: of the set or map.
+        read: puts the elements of a part into a dict; returns how many there were.
+
+    Raises:
+        OSError: ENOENT when there is no such set; EBUSY when its order changes all the time.
+    """
+    request = string(_LIST_TABLE, table) + string(_LIST_SET, name)
+    for _ in range(_LOOKS):
+        found: dict[bytes, Value] = {}
+        count = sum(
+            read(elements, found)
+            for payload in wire.dump(GETSETELEM, af(family), request)
+            for kind, elements in attributes(payload)
+            if kind == _LIST_ELEMENTS
+        )
+        if count == len(found):
+            return found
+    raise OSError(errno.EBUSY, f"{name} of table {table} changes faster than it can be read")
 
 
 def _reader(layout: Layout) -> _Reader:
@@ -297,32 +325,40 @@ class _Reader:
         self._data_at = self._key_end + 8
         self._data_end = self._data_at + layout.data_size
 
-    def __call__(self, elements: bytes, into: Elements) -> None:
+    def __call__(self, elements: bytes, into: Elements) -> int:
         length_at, key_end, data_at, data_end = _LENGTH.unpack_from, self._key_end, self._data_at, self._data_end
-        offset, end = 0, len(elements)
+        offset, end, count = 0, len(elements), 0
         while offset < end:
             into[elements[offset + _KEY_AT : offset + key_end]] = elements[offset + data_at : offset + data_end]
+            count += 1
             # A length of 0 would never end.
             offset += (length_at(elements, offset)[0] + 3) & ~3 or end
+        return count
 
 
 class _VerdictReader(_Reader):
-    def __call__(self, elements: bytes, into: Elements) -> None:
-        for _, element in attributes(elements):
+    def __call__(self, elements: bytes, into: Elements) -> int:
+        every = list(attributes(elements))
+        for _, element in every:
             fields = dict(attributes(element))
             key = next(v for _, v in attributes(fields[1]))
             verdict = dict(attributes(next(v for _, v in attributes(fields[2]))))
             into[key] = nested(2, *(attribute(kind, value) for kind, value in sorted(verdict.items())))
+        return len(every)
 
 
 class _BoundaryReader(_Reader):
-    def __call__(self, elements: bytes, into: Elements) -> None:
+    """Reads an interval set: a tree, whose order does not change."""
+
+    def __call__(self, elements: bytes, into: Elements) -> int:
+        before = len(into)
         for _, element in attributes(elements):
             fields = dict(attributes(element))
             key = next(v for _, v in attributes(fields[1]))
             behind = bool(fields.get(3, b"\0")[-1] & 1)
             # One address can end a network and begin the next; networks never touch here, so one entry is enough.
             into[key] = b"\1" if behind else b"\0"
+        return len(into) - before
 
 
 def boundaries(networks: Sequence[tuple[bytes, bytes]]) -> Mapping[bytes, bytes]:

@@ -1,0 +1,81 @@
+"""What is read back while the kernel puts a map into a larger hash table: everything."""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+
+from conftest import do_without
+from pointsman.dataplane.netlink import NftSocket, string
+from pointsman.model.plan import Answer, Backend, Pool
+from support.proxied import Proxied, proxied, vip
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from .conftest import Ground
+
+pytestmark = pytest.mark.needs("nftables", "connection tracking", "IPv6")
+
+SERVICES = 300
+FAMILIES = 2
+_ENDPOINTS = string(2, "endpoints")
+POOL = Pool(tuple(Backend(f"fd00:192:168::{number:x}", 8080) for number in range(1, 4)))
+
+
+@pytest.fixture
+def node(ground: Ground) -> Iterator[Proxied]:
+    with proxied(ground) as made:
+        yield made
+
+
+@contextmanager
+def before_all_others() -> Iterator[None]:
+    """Keep everything else from this thread's processor: also the kernel's worker that grows tables, until we wait."""
+    processors = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(processors)})
+    try:
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
+    except PermissionError:
+        os.sched_setaffinity(0, processors)
+        do_without("real-time scheduling: run as root")
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+        os.sched_setaffinity(0, processors)
+
+
+class Pauses:
+    """Lets the worker grow the tables between two parts of the list of endpoints.
+
+    Attributes:
+        lists: how often the endpoints were listed.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.lists = 0
+        self._dump = NftSocket.dump
+        monkeypatch.setattr(NftSocket, "dump", lambda *request: self._paused(*request))
+
+    def _paused(self, wire: NftSocket, command: int, family: int, payload: bytes = b"") -> Iterator[bytes]:
+        pauses = payload.endswith(_ENDPOINTS)
+        self.lists += pauses
+        for part, answered in enumerate(self._dump(wire, command, family, payload)):
+            yield answered
+            if pauses and part == 1:
+                time.sleep(0.05)
+
+
+def test_maps_that_the_kernel_is_still_growing_are_read_whole(node: Proxied, monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses = Pauses(monkeypatch)
+    frontends = [vip(number, family=6) for number in range(1, SERVICES + 1)]
+    with before_all_others():
+        node.put(dict.fromkeys(frontends, Answer("default/test", "random", POOL)))
+        found = node.dataplane.read()
+    assert found == dict.fromkeys(frontends, POOL.backends)
+    assert pauses.lists > FAMILIES, "the test is about a list that had to be read anew"
