@@ -12,7 +12,7 @@ from pointsman.process.logs import ProblemLog
 from pointsman.sources.apiserver.client import ApiError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from pointsman.model.objects import Kind
     from pointsman.sources.apiserver.client import ApiClient
@@ -143,12 +143,14 @@ class ApiServer:
 
     Attributes:
         offered: plural names in the discovery documents.
+        definitions: UIDs of the CustomResourceDefinitions by their names.
         objects: names by their path.
         starts: how often Kopf was started.
     """
 
     def __init__(self, *script: Callable[[ApiServer], None]) -> None:
         self.offered = {"nodes", "namespaces"}
+        self.definitions: dict[str, str] = {}
         self.objects: dict[str, list[str]] = {}
         self.starts = 0
         self.pauses: list[float] = []
@@ -162,10 +164,14 @@ class ApiServer:
     def answer(self) -> None:
         self._refusal = None
 
-    async def get(self, path: str, accept: str = "") -> bytes:
+    async def get(self, path: str, params: Mapping[str, str] | None = None, accept: str = "") -> bytes:
         if self._refusal is not None:
             raise self._refusal
         group, _, resource = path.rpartition("/")
+        if params:
+            assert resource == "customresourcedefinitions"
+            uid = self.definitions.get(params["fieldSelector"].removeprefix("metadata.name="))
+            return json.dumps({"metadata": {}, "items": [{"metadata": {"uid": uid}}] if uid else None}).encode()
         if resource in ("v1", "v1alpha1"):
             if resource == "v1alpha1" and not self.offered & {"proxyconfigs", "nodeproxies"}:
                 raise ApiError(404, "NotFound")
@@ -198,9 +204,19 @@ class ApiServer:
             asyncio.run(follow_census(cast("ApiClient", self), ground.census, self, self.start_kopf))
 
 
-def offer(*resources: str) -> Callable[[ApiServer], None]:
+def offer(*resources: str, uid: str = "1") -> Callable[[ApiServer], None]:
     """Offer these resources, too."""
-    return lambda server: server.offered.update(resources)
+
+    def change(server: ApiServer) -> None:
+        server.offered.update(resources)
+        server.definitions.update({f"{resource}.pointsman.dev": f"{resource}-{uid}" for resource in resources})
+
+    return change
+
+
+def define(resource: str, uid: str) -> Callable[[ApiServer], None]:
+    """Have a definition that is not offered yet."""
+    return lambda server: server.definitions.update({f"{resource}.pointsman.dev": uid})
 
 
 def expect(starts: int) -> Callable[[ApiServer], None]:
@@ -231,6 +247,17 @@ def test_kopf_is_started_again_when_a_resource_was_gone(ground: Ground) -> None:
 
     offer_all = offer("proxyconfigs", "nodeproxies")
     ApiServer(offer_all, expect(1), withdraw, expect(1), offer_all, expect(2), expect(2)).run(ground)
+
+
+def test_kopf_is_started_again_when_a_resource_was_gone_and_came_back_between_two_looks(ground: Ground) -> None:
+    first, second = (offer("proxyconfigs", "nodeproxies", uid=uid) for uid in "12")
+    ApiServer(first, expect(1), second, expect(2), expect(2)).run(ground)
+
+
+def test_a_resource_that_is_defined_and_not_offered_is_waited_for(ground: Ground) -> None:
+    ApiServer(
+        offer("proxyconfigs"), define("nodeproxies", "1"), expect(0), offer("nodeproxies"), expect(1), expect(1)
+    ).run(ground)
 
 
 def test_an_api_server_that_refuses_and_answers_again_lets_kopf_run(ground: Ground) -> None:

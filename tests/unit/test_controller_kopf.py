@@ -136,6 +136,27 @@ def test_kopf_is_started_again_on_demand(monkeypatch: pytest.MonkeyPatch) -> Non
     assert fake.starts == 4
 
 
+def test_kopf_that_waits_for_its_next_try_starts_at_once_on_demand(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = Kopf()
+    monkeypatch.setattr("kopf.operator", fake)
+    monkeypatch.setattr(kopf_thread, "_SHORTEST", 1000.0)
+    monkeypatch.setattr(kopf_thread, "_LONGEST", 1000.0)
+
+    async def run() -> None:
+        told = asyncio.Event()
+        thread = KopfThread(Access(), lambda *_: told.set())
+        task = asyncio.create_task(thread.run())
+        async with asyncio.timeout(10):
+            while not told.is_set():  # each of the first two runs fails
+                thread.start()
+                await asyncio.sleep(0.01)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    asyncio.run(run())
+    assert fake.starts >= 3
+
+
 class Server:
     """Tells of one Service and one EndpointSlice, then of changes that the test makes."""
 

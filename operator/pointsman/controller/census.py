@@ -10,20 +10,20 @@ next census.
 Kopf looks for the resources that there are when it starts and when a CustomResourceDefinition changes, and the API
 server offers a new one a moment later: then Kopf does not follow it, and never notices. So Kopf is started only when
 the API server offers every resource (its discovery documents say so, which are what Kopf reads), and started again when
-one was gone and is back. Should it be deaf all the same, then what the census finds is never told, and it is started
-again as well (`Deafness`).
+one was gone, or has another definition than when Kopf was started. Should it be deaf all the same, then what the census
+finds is never told, and it is started again as well (`Deafness`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from pointsman.api.names import GROUP
+from pointsman.controller.discovery import PATHS, find_offer
 from pointsman.controller.handlers import RESOURCES
 from pointsman.model.kinds import BY_KIND
 from pointsman.model.notes import Notes
@@ -41,12 +41,6 @@ if TYPE_CHECKING:
     from pointsman.process.logs import ProblemLog
     from pointsman.sources.apiserver.client import ApiClient
 
-_PATHS: Final[dict[Kind, str]] = {
-    kind: "/".join(("/api" if len(resource) == 2 else "/apis", *resource))  # noqa: PLR2004 - the core group has no name
-    for kind, resource in RESOURCES.items()
-}
-_OFFERS: Final = tuple(sorted({path.rpartition("/")[0] for path in _PATHS.values()}))
-"""The discovery documents that tell of them."""
 _SOON: Final = 0.1
 _LATER: Final = 2.0
 """Seconds from one census to the next while the view is not complete: the first pause, doubled, and the longest."""
@@ -184,15 +178,6 @@ def read_names(body: bytes) -> Listed:
     return Listed(names, _number(found.metadata.resource_version))
 
 
-def read_offer(body: bytes) -> frozenset[str]:
-    """Read which resources a discovery document (`metav1.APIResourceList`) has, by their plural names.
-
-    Raises:
-        msgspec.DecodeError: it is none.
-    """
-    return frozenset(resource.name for resource in msgspec.json.decode(body, type=_Offer).resources)
-
-
 async def follow_census(client: ApiClient, census: Census, clock: Clock, start_kopf: Callable[[], None]) -> None:
     """Ask for the names: until the view is complete again and again, then every half minute; until cancelled.
 
@@ -202,55 +187,48 @@ async def follow_census(client: ApiClient, census: Census, clock: Clock, start_k
         clock: tells the time.
         start_kopf: called when Kopf can follow everything, and whenever it has to look anew for what there is.
     """
-    never, told, pause, deafness, follows = asyncio.Event(), "", _SOON, Deafness(), False
+    never, told, pause, deafness = asyncio.Event(), "", _SOON, Deafness()
+    followed: frozenset[str] = frozenset()
     while True:
-        absent, trouble = await _take_all(client, census)
+        offered, trouble = await _take_all(client, census)
         if trouble and trouble != told:
             _LOG.warning("%s", trouble)
         told = trouble
-        follows = follows and not absent
-        deaf = deafness.look(census.untold if follows and not trouble else {}, clock.monotonic())
+        if offered is not None and offered != followed:
+            followed = frozenset()
+        deaf = deafness.look(census.untold if followed and not trouble else {}, clock.monotonic())
         if deaf:
             _LOG.warning("Kopf does not tell of %s that are there; it is started again", ", ".join(deaf))
-        if not trouble and (deaf or not follows):
+        if offered and not trouble and (deaf or not followed):
             start_kopf()
-            follows = True
+            followed = offered
         if pause == _PERIOD:
             pause = _SOON
-        pause = min(pause * 2, _LATER) if census.missing or census.untold or not follows else _PERIOD
+        pause = min(pause * 2, _LATER) if census.missing or census.untold or not followed else _PERIOD
         await clock.wait(never, pause)
 
 
-async def _take_all(client: ApiClient, census: Census) -> tuple[tuple[Kind, ...], str]:
-    """Take the names of every kind; return the kinds that the API server does not offer, and what is wrong."""
+async def _take_all(client: ApiClient, census: Census) -> tuple[frozenset[str] | None, str]:
+    """Take the names of every kind.
+
+    Returns:
+        The definitions of the custom resources, empty when one is not offered, None when that is not known; and what
+        is wrong.
+    """
     try:
-        absent = await _find_absent(client)
+        offer = await find_offer(client)
     except _TROUBLES as error:
-        return (), f"cannot ask which resources there are: {error}"
+        return None, f"cannot ask which resources there are: {error}"
+    absent = offer.absent
     wrong = [f"the API server does not have the resource {kind} ({GROUP}): {_REMEDY}" for kind in absent]
     wrong += [why for kind in RESOURCES if kind not in absent and (why := await _take(client, census, kind))]
-    return absent, next(iter(wrong), "")
-
-
-async def _find_absent(client: ApiClient) -> tuple[Kind, ...]:
-    offers = {path: await _read_offer_at(client, path) for path in _OFFERS}
-    places = ((kind, path.rpartition("/")) for kind, path in _PATHS.items())
-    return tuple(kind for kind, (group, _, resource) in places if resource not in offers[group])
-
-
-async def _read_offer_at(client: ApiClient, path: str) -> frozenset[str]:
-    try:
-        return read_offer(await client.get(path))
-    except ApiError as error:
-        if error.status == HTTPStatus.NOT_FOUND:  # nothing of the group is installed
-            return frozenset()
-        raise
+    return offer.definitions if not absent else frozenset(), next(iter(wrong), "")
 
 
 async def _take(client: ApiClient, census: Census, kind: Kind) -> str:
     """Take the names of a kind; return what is wrong."""
     try:
-        census.take(kind, read_names(await client.get(_PATHS[kind], accept=METADATA)))
+        census.take(kind, read_names(await client.get(PATHS[kind], accept=METADATA)))
     except _TROUBLES as error:
         return f"cannot list {kind} objects: {error}"
     return ""
@@ -284,11 +262,3 @@ class _Object(msgspec.Struct):
 class _Objects(msgspec.Struct):
     metadata: _Metadata
     items: list[_Object] | None = None
-
-
-class _Resource(msgspec.Struct):
-    name: str
-
-
-class _Offer(msgspec.Struct):
-    resources: list[_Resource]

@@ -63,9 +63,9 @@ class KopfThread:
             await asyncio.shield(asyncio.to_thread(thread.join, _PATIENCE))
 
     def start(self) -> None:
-        """Start Kopf; end the one that runs, if one does, so that the next one lists everything anew."""
-        self._end()
+        """Start Kopf, at once; end the one that runs, if one does, so that the next one lists everything anew."""
         self._wanted.set()
+        self._end()
 
     def _stop(self) -> None:
         self._stopped.set()
@@ -82,6 +82,7 @@ class KopfThread:
         pause = _SHORTEST
         self._wanted.wait()
         while not self._stopped.is_set():
+            self._wanted.clear()
             try:
                 lasted = asyncio.run(self._operate())
             except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 (Kopf ends with whatever went wrong in a task)
@@ -89,14 +90,15 @@ class KopfThread:
                 if not self._stopped.is_set():
                     _LOG.warning("Kopf ended (%s: %s); it is started again", type(error).__name__, error)
             pause = _SHORTEST if lasted > _GOOD else min(pause * 2, _LONGEST)
-            self._stopped.wait(pause)
+            if self._wanted.wait(pause):
+                pause = _SHORTEST
 
     async def _operate(self) -> float:
         loop = asyncio.get_running_loop()
         # No `threading.Event`: Kopf would wait for it in a thread, which this loop could not end without.
         stop = asyncio.Event()
         self._kopf = (loop, stop)
-        if self._stopped.is_set():
+        if self._stopped.is_set() or self._wanted.is_set():  # since this run was begun
             stop.set()
         begun = loop.time()
         await kopf.operator(
