@@ -11,7 +11,8 @@ import pytest
 import yaml
 from cryptography import x509
 
-from pointsman.lab.controlplane import commands, documents, kubeconfigs, pki
+from pointsman.lab.controlplane import api, commands, documents, kubeconfigs, pki
+from pointsman.lab.controlplane.api import Api, ApiRefusedError
 from pointsman.lab.controlplane.example import MANIFESTS, split_columns
 
 if TYPE_CHECKING:
@@ -106,3 +107,25 @@ def test_the_tours_services_are_those_of_the_founding_example() -> None:
     assert found["service"]["spec"]["clusterIP"] == "10.96.200.75"
     assert found["nodeport"]["spec"]["ports"] == [port | {"nodePort": 30000}]
     assert found["refused"]["spec"]["ports"] == [port | {"nodePort": 58080}]
+
+
+class Busy(Api):
+    """Has an API server that has no time at first."""
+
+    def __init__(self, *statuses: int) -> None:
+        self.left = list(statuses)
+
+    def _exchange(self, method: str, path: str, body: Document | None, kind: str, timeout: float) -> tuple[int, bytes]:  # noqa: ARG002 - as the real one
+        return self.left.pop(0), b'{"message": "storage is (re)initializing"}'
+
+
+def test_an_api_server_that_has_no_time_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api, "_PAUSE", 0)
+    busy = Busy(429, 429, 200, 404, 429)
+    assert busy.get("/api/v1/nodes")
+    assert busy.left == [404, 429]
+    with pytest.raises(ApiRefusedError, match="404"):
+        busy.get("/api/v1/nodes")
+    monkeypatch.setattr(api, "_TIMEOUT", 0)
+    with pytest.raises(ApiRefusedError, match="429"):
+        busy.get("/api/v1/nodes")

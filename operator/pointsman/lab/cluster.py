@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -26,9 +26,6 @@ if TYPE_CHECKING:
 
     from pointsman.model.parse import Object
     from pointsman.model.problems import Problem
-
-_PATIENCE: Final = 30.0
-"""Seconds for the servers of a lab that is left up to listen again."""
 
 
 class Cluster:
@@ -105,14 +102,7 @@ class Cluster:
         self.servers.close()
         command = [sys.executable, "-m", "pointsman.lab.keeper", str(file)]
         servers = Daemon("the keeper of the servers", self.network.router.namespace, command, self.files / "keeper.log")
-        servers.start()
-        try:
-            servers.wait_until(
-                lambda: keeper.LISTENING in servers.log.read_text("utf-8"), "has not started them", patience=_PATIENCE
-            )
-        except LabError:
-            servers.kill()
-            raise
+        keeper.start(servers)
         daemons = (servers, *(agent.daemon for agent in self.agents.values()))
         records.keep(records.Kept(self.network.prefix, tuple(records.process(daemon.pid) for daemon in daemons)))
         for daemon in daemons:

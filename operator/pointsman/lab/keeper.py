@@ -5,17 +5,22 @@ from __future__ import annotations
 import signal
 import sys
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from pointsman.lab.namespaces import Namespace
+from pointsman.lab.namespaces import LabError, Namespace
 from pointsman.lab.network import Host
 from pointsman.lab.servers import Server, Servers
 from pointsman.model.plan import Transport
 
+if TYPE_CHECKING:
+    from pointsman.lab.daemon import Daemon
+
 LISTENING: Final = "all servers listen"
 """What it prints when they do."""
+_PATIENCE: Final = 30.0
+"""Seconds until they do."""
 
 
 class KeptServer(msgspec.Struct, frozen=True):
@@ -26,6 +31,20 @@ class KeptServer(msgspec.Struct, frozen=True):
     address: str
     port: int
     namespace: str
+
+
+def start(keeper: Daemon) -> None:
+    """Start a keeper, and wait until its servers listen.
+
+    Raises:
+        LabError: they do not in time, and the keeper is ended; the message holds the end of its log.
+    """
+    keeper.start()
+    try:
+        keeper.wait_until(lambda: LISTENING in keeper.log.read_text("utf-8"), "serves nothing", patience=_PATIENCE)
+    except LabError:
+        keeper.kill()
+        raise
 
 
 def describe(server: Server) -> KeptServer:

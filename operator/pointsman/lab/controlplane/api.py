@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import socket
 import ssl
+import time
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlencode
 
@@ -27,6 +28,8 @@ Document = dict[str, Any]
 _MERGE: Final = "application/merge-patch+json"
 _JSON: Final = "application/json"
 _TIMEOUT: Final = 30.0
+_PAUSE: Final = 0.2
+"""Seconds until the API server is asked again that has no time."""
 
 
 class ApiRefusedError(LabError):
@@ -131,7 +134,12 @@ class Api:
         return Watch(self._connection(timeout), _with_query(path, {**query, "watch": "1"}))
 
     def _request(self, method: str, path: str, body: Document | None = None, kind: str = _JSON) -> Any:  # noqa: ANN401 - JSON
+        deadline = time.monotonic() + _TIMEOUT
         status, answer = self._exchange(method, path, body, kind, _TIMEOUT)
+        while status == http.HTTPStatus.TOO_MANY_REQUESTS and time.monotonic() < deadline:
+            # A custom resource that has just come, say: its storage is not ready yet. Every client of Kubernetes waits.
+            time.sleep(_PAUSE)
+            status, answer = self._exchange(method, path, body, kind, _TIMEOUT)
         document = _decode(answer)
         if status >= http.HTTPStatus.BAD_REQUEST:
             raise ApiRefusedError(status, document, f"{method} {path}")

@@ -10,6 +10,7 @@ import msgspec
 
 from pointsman.api import crds, permissions, webhooks
 from pointsman.api.names import WEBHOOK_SERVICE
+from pointsman.lab import keeper as lab_keeper
 from pointsman.lab import records
 from pointsman.lab.agent import Agent
 from pointsman.lab.controlplane import documents, keeper
@@ -177,7 +178,7 @@ class LiveCluster:
         self.servers.close()
         command = [sys.executable, "-m", keeper.__name__, str(file)]
         pods = Daemon("the keeper of the Pods", plane.namespace, command, plane.files / "logs" / "keeper.log")
-        pods.start()
+        lab_keeper.start(pods)
         agents = (node.agent.daemon for node in self.nodes.values())
         operators = (operator.daemon for operator in self.operators.replicas)
         daemons = [daemon for daemon in (pods, *plane.daemons(), *operators, *agents) if daemon.running]

@@ -11,6 +11,7 @@ import msgspec
 
 from pointsman.lab.controlplane.api import Api
 from pointsman.lab.controlplane.pods import Pods
+from pointsman.lab.keeper import LISTENING
 from pointsman.lab.network import Network, Role
 from pointsman.lab.servers import Servers
 
@@ -69,6 +70,8 @@ def keep(file: Path) -> None:
         for name, pod_cidr in kept.nodes.items():
             pods.add_node(network.hosts[name], (pod_cidr,))
         pods.start()
+        pods.listed.wait()
+        print(LISTENING, flush=True)  # noqa: T201 - the lab's own process waits for it
         signal.sigwait(signals)
         pods.close()
 

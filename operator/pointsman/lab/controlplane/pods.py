@@ -49,6 +49,7 @@ class Pods:
 
     Attributes:
         failures: what went wrong, for messages.
+        listed: set when the Pods that there were at the start have what they need.
     """
 
     def __init__(self, api: Api, network: Network, servers: Servers, *, linger: float = LINGER) -> None:
@@ -61,6 +62,7 @@ class Pods:
             linger: seconds that a deleted Pod serves on.
         """
         self.failures: list[str] = []
+        self.listed = threading.Event()
         self._api = api
         self._hosts = PodHosts(network, servers)
         self._linger = linger
@@ -146,6 +148,7 @@ class Pods:
                     self._try_to_follow(kind, pod)
                 if kind == LISTED:
                     self._forget_others({pod["metadata"]["uid"] for pod in found["items"]})
+                    self.listed.set()
                 self._end_what_is_due(time.monotonic())
 
     def _try_to_follow(self, kind: str, pod: Document) -> None:
