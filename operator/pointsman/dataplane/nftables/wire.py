@@ -283,9 +283,9 @@ def read_set(
 ) -> dict[bytes, Value]:
     """Read a set or map from the kernel, whole.
 
-    The kernel lists a set in parts, and finds where it was by counting. A set that grew or shrank is put into a new hash
-    table a moment after the transaction, which changes the order and marks no list as interrupted: elements are missing
-    then, and as many others come twice. Such a list is read anew.
+    The kernel lists a set in parts, and finds where it was by counting. A moment after a transaction, a set that grew
+    or shrank is put into a new hash table, which changes the order and marks no list as interrupted: elements are
+    missing then, and at least as many come twice. Such a list is read anew.
 
     Args:
         wire: the way to the kernel.
