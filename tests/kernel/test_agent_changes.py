@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pointsman.lab.traffic import Refused, connect, fetch
-from support.agents import METRICS_PORT, Supervised, seconds_until, server_at, supervised, text_of
+from support.agents import METRICS_PORT, Supervised, seconds_until, server_at, server_now, supervised, text_of
 from support.manifests import service, slices
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def test_a_change_is_in_the_kernel_at_once(node: Supervised, capsys: pytest.Capt
         for number in (2, 3, 1) * 3:
             write(node, text_of(*web(node, number)))
             wanted = f"web-{number}"
-            seconds = seconds_until(lambda: server_at(node.ground.client, VIP) == wanted)  # noqa: B023 (used at once)
+            seconds = seconds_until(lambda: server_now(node.ground.client, VIP) == wanted)  # noqa: B023 (used at once)
             took.setdefault(write.__name__, []).append(seconds)
     with capsys.disabled():
         for how, found in took.items():
@@ -81,10 +81,10 @@ def test_objects_come_change_and_go_with_their_files(node: Supervised) -> None:
     node.write("a.json", service("a", "10.96.0.1"), *slices("a", node.ground.pods[0]))
     (node.manifests / "deep").mkdir()
     node.write("deep/b.yaml", service("b", "10.96.0.2"), *slices("b", node.ground.pods[1]))
-    assert seconds_until(lambda: server_at(client, "10.96.0.1") == "web-1") < 2 * QUICK
-    assert seconds_until(lambda: server_at(client, "10.96.0.2") == "web-2") < 2 * QUICK
+    assert seconds_until(lambda: server_now(client, "10.96.0.1") == "web-1") < 2 * QUICK
+    assert seconds_until(lambda: server_now(client, "10.96.0.2") == "web-2") < 2 * QUICK
     (node.manifests / "a.json").unlink()
-    assert seconds_until(lambda: server_at(client, "10.96.0.1") == "") < 2 * QUICK
+    assert seconds_until(lambda: server_now(client, "10.96.0.1") == "") < 2 * QUICK
     assert server_at(client, "10.96.0.2") == "web-2"
 
 

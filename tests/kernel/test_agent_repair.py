@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pointsman.lab.traffic import Held
-from support.agents import Supervised, seconds_until, server_at, supervised
+from support.agents import Supervised, seconds_until, server_now, supervised
 from support.manifests import service, slices
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def test_it_is_mended_within_a_second(node: Supervised, capsys: pytest.CaptureFi
     with Held(client, VIP[4], 80, count=50) as held:
         for name, commands in REPAIRS.items():
             nft(node, *commands)
-            took[name] = seconds_until(lambda: all(server_at(client, address) for address in VIP.values()))
+            took[name] = seconds_until(lambda: all(server_now(client, address) for address in VIP.values()))
         assert held.broken() == []
     with capsys.disabled():
         print("\nmended after " + ", ".join(f"{name} {seconds * 1000:.0f} ms" for name, seconds in took.items()))  # noqa: T201 (a measurement)
@@ -73,7 +73,7 @@ def test_changes_of_foreign_tables_lead_to_no_sync(node: Supervised) -> None:
     time.sleep(0.7)
     assert len(node.syncs()) == before
     nft(node, "flush table ip pointsman")
-    seconds_until(lambda: bool(server_at(node.ground.client, VIP[4])))
+    seconds_until(lambda: bool(server_now(node.ground.client, VIP[4])))
     seconds_until(lambda: len(node.syncs()) > before)
     assert len(node.syncs()) == before + 1
 
@@ -83,6 +83,6 @@ def test_one_that_never_stops_is_outlived(node: Supervised) -> None:
     while time.monotonic() < end:
         nft(node, "flush table ip pointsman")
         time.sleep(0.02)
-    seconds_until(lambda: bool(server_at(node.ground.client, VIP[4])))
+    seconds_until(lambda: bool(server_now(node.ground.client, VIP[4])))
     node.write("new.json", service("new", "10.96.1.1"), *slices("new", node.ground.pods[0]))
-    seconds_until(lambda: server_at(node.ground.client, "10.96.1.1") == "web-1")
+    seconds_until(lambda: server_now(node.ground.client, "10.96.1.1") == "web-1")

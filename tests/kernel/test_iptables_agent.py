@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pointsman.lab.traffic import Held, Load
-from support.agents import Supervised, seconds_until, server_at, supervised
+from support.agents import Supervised, seconds_until, server_at, server_now, supervised
 from support.iptables import VARIANTS, as_kubelet_does, run
 from support.manifests import service, slices
 
@@ -103,7 +103,7 @@ def test_a_flush_is_mended_within_a_second_and_one_rule_within_the_sync_period(
     client, took, before = node.ground.client, {}, rules(node, variant)
 
     def is_mended() -> bool:
-        return rules(node, variant) == before and all(server_at(client, address) for address in VIP.values())
+        return rules(node, variant) == before and all(server_now(client, address) for address in VIP.values())
 
     for name, commands in {**REPAIRS, "one rule is replaced": ONE_RULE}.items():
         for family in FAMILIES if name in REPAIRS else (4,):

@@ -11,7 +11,7 @@ from pointsman.dataplane.channel import NETLINK_NETFILTER, Channel
 from pointsman.dataplane.ctnetlink import pack_endpoint, read_entries
 from pointsman.lab.agent import HEALTHZ_PORT
 from pointsman.lab.traffic import Answered, Held, connect
-from support.agents import Supervised, seconds_until, server_at, supervised
+from support.agents import Supervised, seconds_until, server_at, server_now, supervised
 from support.manifests import service, slices
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ def test_what_others_flush_is_mended_within_a_second_and_a_route_within_the_sync
     node.put("config.json", {**CONFIG, "spec": {**CONFIG["spec"], "syncPeriod": "5m"}})
 
     def is_mended() -> bool:
-        return all(server_at(node.ground.client, address) for address in VIP.values())
+        return all(server_now(node.ground.client, address) for address in VIP.values())
 
     with Held(node.ground.client, VIP[4], 80, count=20) as held:
         for name, commands in REPAIRS.items():
@@ -161,7 +161,7 @@ def test_without_files_new_clients_wait_the_others_lose_nothing_and_it_is_told(n
             assert not held.broken()
         finally:
             resource.prlimit(process, resource.RLIMIT_NOFILE, (min(limits[0], 4096), 4096))
-        seconds_until(lambda: bool(server_at(node.ground.client, VIP[4])))
+        seconds_until(lambda: bool(server_now(node.ground.client, VIP[4])))
         seconds_until(lambda: "there is room for new connections again" in log_of(node))
         assert not held.broken()
     assert log_of(node).count("out of system resource") == 1, "not once for each try"

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from kernel.conftest import Ground
+    from pointsman.lab.connections import Outcome
     from pointsman.lab.network import Host
     from pointsman.model.plan import Transport
     from support.manifests import Document
@@ -119,12 +120,20 @@ def text_of(*documents: Document) -> bytes:
 
 
 def server_at(origin: Host, address: str, port: int = 80, protocol: Transport = "tcp", *, source_port: int = 0) -> str:
-    """Connect once, for a short time, and return the server's name, or "" when nobody answers."""
-    outcome = connect(origin, address, port, protocol, timeout=0.1, source_port=source_port)
+    """Connect once and return the server's name, or "" when nobody answers."""
+    return _named(connect(origin, address, port, protocol, source_port=source_port))
+
+
+def server_now(origin: Host, address: str) -> str:
+    """Connect once to port 80, for a short time, and return the server's name, or ""; for asking again and again."""
+    return _named(connect(origin, address, 80, timeout=0.1))
+
+
+def _named(outcome: Outcome) -> str:
     return outcome.server if isinstance(outcome, Answered) else ""
 
 
-def seconds_until(done: Callable[[], bool], *, limit: float = 10.0) -> float:
+def seconds_until(done: Callable[[], bool], *, limit: float = 30.0) -> float:
     """Wait until something is done, and return how long that took."""
     begun = time.monotonic()
     while not done():

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
 
-from pointsman.lab.connections import TIMEOUT, Answered, Outcome, Refused, TimedOut, connect
+from pointsman.lab.connections import Answered, Outcome, Refused, TimedOut, connect
 from pointsman.lab.network import Host
 from pointsman.model.plan import Transport
 
@@ -54,7 +54,7 @@ class Flow(msgspec.Struct, frozen=True):
 
     def connect(self) -> list[Outcome]:
         """Connect that often; a connection that should have been answered and was not is the last one."""
-        timeout = TIMEOUT if self.verdict == "answered" else PATIENCE
+        timeout = PATIENCE if self.verdict == "dropped" else None
         found: list[Outcome] = []
         for _ in range(self.tries()):
             found.append(

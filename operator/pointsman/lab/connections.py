@@ -23,13 +23,16 @@ if TYPE_CHECKING:
     from pointsman.lab.network import Host
     from pointsman.model.plan import Transport
 
-TIMEOUT: Final = 1.3
-"""Seconds until a connection that nobody answers counts as dropped.
+TIMEOUT: Final = 2.9
+"""Seconds until a TCP connection that nobody takes counts as dropped.
 
-Longer than TCP's first retransmission (1 s): between namespaces of one machine an ICMP error is back before
-connect(2) lets go of the socket, and the kernel then ignores it (netstat calls it LockDroppedIcmps). The error that
-answers the second SYN is heard. A reset, as of ``reject with tcp reset``, is heard at once.
+Between TCP's first retransmission (after 1 s) and its second (after 3 s). The first one is waited for because between
+namespaces of one machine an ICMP error is back before connect(2) lets go of the socket, and the kernel then ignores it
+(netstat calls it LockDroppedIcmps). The error that answers the second SYN is heard. A reset, as of ``reject with tcp
+reset``, is heard at once.
 """
+PATIENCE: Final = 10.0
+"""Seconds until a program counts as silent: its answer may have to wait for a processor, other than the kernel's."""
 
 _REFUSALS: Final = {
     errno.ECONNREFUSED: "connection refused",
@@ -74,7 +77,7 @@ def connect(
     port: int,
     protocol: Transport = "tcp",
     *,
-    timeout: float = TIMEOUT,
+    timeout: float | None = None,
     source: str = "",
     source_port: int = 0,
 ) -> Outcome:
@@ -85,13 +88,14 @@ def connect(
         address: IP address to connect to.
         port: 1..65535.
         protocol: tcp, udp or sctp.
-        timeout: seconds until a silent connection counts as dropped.
+        timeout: seconds until a silent connection counts as dropped; None for what suits the protocol. Over a TCP
+            connection that has come about the answer has `PATIENCE` in any case.
         source: which of the origin's addresses to come from; "" leaves it to the kernel.
         source_port: fixed source port; 0 means any.
     """
     ask = {"tcp": _ask_tcp, "udp": _ask_udp, "sctp": _ask_sctp}[protocol]
     with open_socket(origin, address, protocol, source=source, source_port=source_port) as sock:
-        sock.settimeout(timeout)
+        sock.settimeout(timeout or (TIMEOUT if protocol == "tcp" else PATIENCE))
         try:
             return ask(sock, (address, port), source_port)
         except OSError as error:
@@ -123,7 +127,7 @@ def open_socket(
     return sock
 
 
-def fetch(origin: Host, address: str, port: int, path: str = "/", *, timeout: float = TIMEOUT) -> tuple[int, bytes]:
+def fetch(origin: Host, address: str, port: int, path: str = "/", *, timeout: float = PATIENCE) -> tuple[int, bytes]:
     """Get a page over HTTP from a host.
 
     Returns:
@@ -163,8 +167,9 @@ def greet(sock: socket.socket) -> Greeting:
     """Ask a server over a connected TCP socket who it is.
 
     Raises:
-        OSError: it did not answer.
+        OSError: it did not answer, or not within `PATIENCE`.
     """
+    sock.settimeout(PATIENCE)
     sock.sendall(b"?\n")
     data = b""
     while not data.endswith(b"\n"):
@@ -196,7 +201,7 @@ def _ask_sctp(sock: socket.socket, to: Address, source_port: int) -> Outcome:
     tag = random.getrandbits(32) | 1
     source_port = source_port or random.randrange(32768, 61000)  # noqa: S311 - any free port
     _send(sock, sctp.encode(sctp.Packet(source_port, to[1], tag)))
-    deadline = time.monotonic() + (sock.gettimeout() or TIMEOUT)
+    deadline = time.monotonic() + (sock.gettimeout() or PATIENCE)
     while (left := deadline - time.monotonic()) > 0:
         sock.settimeout(left)
         packet = sctp.decode(without_header(sock.recv(_BUFFER), sock))

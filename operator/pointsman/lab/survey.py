@@ -10,7 +10,7 @@ import msgspec
 
 from pointsman.lab.network import Host, families, family_of
 from pointsman.lab.steps import Found, Table, count
-from pointsman.lab.traffic import TIMEOUT, Answered, Refused, TimedOut, connect
+from pointsman.lab.traffic import Answered, Refused, TimedOut, connect
 from pointsman.model.plan import NODE_PORT, Answer, Frontend, NodeSettings, Pool
 from pointsman.policy.planner import Planner
 
@@ -130,7 +130,7 @@ def _try(trial: Trial) -> tuple[str, bool]:
     """Connect as often as it takes to see the backends, and compare."""
     backends = set() if trial.barred else _open(trial.pool)
     silence = "drop" if trial.barred else trial.pool.when_empty
-    patience = _SILENCE if silence == "drop" and not backends else TIMEOUT
+    patience = _SILENCE if silence == "drop" and not backends else None
     seen: Counter[str] = Counter()
     good = True
     for _ in range(min(_TRIES_PER_BACKEND * len(backends), _MOST_TRIES) or 1):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from pointsman.lab.connections import (
+    PATIENCE,
     TIMEOUT,
     Answered,
     Broken,
@@ -73,7 +74,7 @@ def spread(
     protocol: Transport = "tcp",
     *,
     count: int,
-    timeout: float = TIMEOUT,
+    timeout: float | None = None,
     patience: int | None = None,
 ) -> Spread:
     """Connect many times, one after another.
@@ -84,7 +85,7 @@ def spread(
         port: 1..65535.
         protocol: tcp, udp or sctp.
         count: how many times.
-        timeout: seconds until one counts as dropped.
+        timeout: seconds until one counts as dropped; see `connect`.
         patience: stop early after so many failures; None for never.
     """
     result = Spread()
@@ -126,7 +127,7 @@ class Held:
     ) -> None:
         self.close()
 
-    def broken(self, *, timeout: float = TIMEOUT) -> list[str]:
+    def broken(self, *, timeout: float = PATIENCE) -> list[str]:
         """Send a line on each, wait for the answers, and return the servers of those that gave none."""
         deadline = time.monotonic() + timeout
         lost = set()
@@ -168,7 +169,7 @@ class Load:
         protocol: Transport = "tcp",
         *,
         pause: float = 0.001,
-        timeout: float = TIMEOUT,
+        timeout: float | None = None,
     ) -> None:
         self.samples: list[Sample] = []
         self._stop = threading.Event()
@@ -195,7 +196,7 @@ class Load:
                 result.add(sample.outcome)
         return result
 
-    def wait(self, count: int, *, timeout: float = 10.0) -> None:
+    def wait(self, count: int, *, timeout: float = 30.0) -> None:
         """Wait until `count` more connections are done.
 
         Raises:
@@ -208,7 +209,7 @@ class Load:
                 raise TimeoutError(f"the load made {len(self.samples)} connections of {goal} in {timeout:g} s")
             time.sleep(0.005)
 
-    def _run(self, origin: Host, address: str, port: int, protocol: Transport, timeout: float) -> None:
+    def _run(self, origin: Host, address: str, port: int, protocol: Transport, timeout: float | None) -> None:
         while not self._stop.wait(self._pause):
             begun = time.monotonic()
             self.samples.append(Sample(begun, connect(origin, address, port, protocol, timeout=timeout)))
