@@ -12,10 +12,11 @@ from pointsman.sources.apiserver.client import ApiError
 from pointsman.sources.apiserver.link import Link
 from pointsman.sources.apiserver.source import ApiServerSource, resources
 from support.following import QuickClock, until
+from support.leaping import leaping_time
 from support.watched import Watched
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterator
 
     from pointsman.sources.protocol import Batch
 
@@ -23,6 +24,12 @@ SERVICES, SLICES, ENDPOINTS, NODES, NAMESPACES, CIDRS, NODE_PROXIES, PODS = (
     resource.path for resource in resources("n")
 )
 ABSENT = ApiError(404, "NotFound", "the server could not find the requested resource")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _time() -> Iterator[None]:
+    with leaping_time():
+        yield
 
 
 class Run:
