@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import time
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -20,6 +21,13 @@ _MODULE: Final = Path("/sys/module/ip_set")
 _LONGEST: Final = 31
 _BUSY: Final = 4100
 """IPSET_ERR_BUSY (linux/netfilter/ipset/ip_set.h): a rule refers to the set."""
+_RELEASED: Final = 5.0
+"""Seconds in which rules that are gone let go of their sets.
+
+nf_tables ends rules later, in a worker that waits until no packet is in them (nf_tables_trans_destroy_work).
+"""
+_PAUSE: Final = 0.05
+"""Seconds from one try to the next."""
 _KINDS: Final = (
     "LOOP-BACK",
     "CLUSTER-IP",
@@ -58,10 +66,17 @@ class Ipsets:
 
     Args:
         module: what there is in the file system once the kernel has ipsets.
+        clock: monotonic seconds.
+        sleep: waits for seconds.
     """
 
-    def __init__(self, module: Path = _MODULE) -> None:
-        self._module = module
+    def __init__(
+        self,
+        module: Path = _MODULE,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._module, self._clock, self._sleep = module, clock, sleep
 
     def names(self) -> tuple[str, ...]:
         """Return kube-proxy's.
@@ -101,6 +116,8 @@ class Ipsets:
     def remove(self) -> list[Leftover]:
         """Destroy kube-proxy's; return those that stay because rules still need them.
 
+        Rules that were removed just now are waited for: some seconds for all sets together.
+
         Raises:
             DataplaneError: the kernel refused for another reason.
         """
@@ -108,8 +125,18 @@ class Ipsets:
         if not names:
             return []
         with _opened() as sets:
-            busy = tuple(name for name in names if not _destroy(sets, name))
+            busy = self._destroy(sets, names)
         return [Leftover("ipsets", members=busy, kept="rules of others look into them")] if busy else []
+
+    def _destroy(self, sets: Any, names: tuple[str, ...]) -> tuple[str, ...]:  # noqa: ANN401 - pyroute2 has no types
+        """Destroy sets; return those that rules refer to all the time."""
+        end = self._clock() + _RELEASED
+        while busy := tuple(name for name in names if not _destroy(sets, name)):
+            if self._clock() >= end:
+                break
+            self._sleep(_PAUSE)
+            names = busy
+        return busy
 
 
 @contextmanager
@@ -124,7 +151,7 @@ def _opened() -> Iterator[Any]:
         raise DataplaneError(f"ipsets: {error}") from error
 
 
-def _is_there(sets: Any, name: str) -> bool:  # noqa: ANN401 - pyroute2 has no types
+def _is_there(sets: Any, name: str) -> bool:  # noqa: ANN401 - as above
     return _tried(lambda: list(sets.headers(name)), errno.ENOENT)
 
 
