@@ -77,6 +77,17 @@ def test_an_agent_that_left_nothing_gives_its_lease_back() -> None:
     assert script.writes.objects[LEASE]["spec"]["holderIdentity"] == ""
 
 
+def test_an_api_server_that_is_away_for_a_moment_gets_the_lease_back() -> None:
+    script = Script(60.0)
+    script.writes.objects[LEASE] = {"metadata": {"name": "pointsman-agent-node-1"}, "spec": {}}
+    script.writes.failures = [Unreachable("reset"), ApiError(429, "TooManyRequests", "not now")]
+    assert asyncio.run(script.keeper.give_back())
+    script.writes.failures = [Unreachable("refused")] * 60
+    before = script.clock.now
+    assert not asyncio.run(script.keeper.give_back())
+    assert script.clock.now - before < 5, "the kubelet kills soon"
+
+
 def test_a_lease_that_cannot_be_given_back_is_no_fault() -> None:
     assert not asyncio.run(Script(60.0).keeper.give_back())  # there is none
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
 
-from pointsman.agent import owner as owner_module
-from pointsman.agent.owner import Owner, Verdict
+from pointsman.agent import patience
+from pointsman.agent.owner import PATIENCE, Owner, Verdict
 from pointsman.sources.apiserver.client import ApiError, Unreachable
 from pointsman.sources.protocol import SourceError
 from support.writes import FakeWrites, OverError, ScriptedClock
@@ -65,6 +66,7 @@ class Scene:
             asyncio.run(self.owner.run())
 
     def verdict(self) -> Verdict:
+        self.clock.end = self.clock.now + 60.0
         return asyncio.run(self.owner.verdict())
 
 
@@ -134,16 +136,62 @@ def test_an_answer_that_says_neither_keeps_the_rules(answer: Exception | bytes, 
     assert why in verdict.why
 
 
-def test_an_api_server_that_hangs_keeps_the_rules(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(owner_module, "PATIENCE", 0.05)
+@pytest.mark.parametrize(
+    "trouble",
+    [Unreachable("connection reset"), *(ApiError(status, "", "not now") for status in (429, 500, 502, 503, 504))],
+)
+def test_an_api_server_that_is_away_for_a_moment_is_asked_again(trouble: Exception) -> None:
     scene = seen()
+    scene.api.answer = trouble
+    gone = daemon_set(deletionTimestamp="2026-01-01T00:00:00Z")
+    scene.clock.at(12.0, lambda: setattr(scene.api, "answer", msgspec.json.encode(gone)))
+    assert scene.verdict().uninstalled
 
-    async def hang(_path: str) -> bytes:
+
+@pytest.mark.parametrize("trouble", [Unreachable("connection refused"), ApiError(429, "", "not now")])
+def test_one_that_stays_away_is_asked_until_there_has_to_be_an_answer(trouble: Exception) -> None:
+    scene = seen()
+    before = scene.clock.now
+    scene.api.answer = trouble
+    assert not scene.verdict().uninstalled
+    assert PATIENCE - 2 <= scene.clock.now - before < PATIENCE
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_a_refusal_is_an_answer(status: int) -> None:
+    scene = seen()
+    before = len(scene.api.times)
+    scene.api.answer = ApiError(status, "", "no")
+    assert not scene.verdict().uninstalled
+    assert len(scene.api.times) == before + 1
+
+
+def hang(scene: Scene, times: int | None = None) -> None:
+    """Let the next requests hang, or all of them."""
+    get, requests = scene.api.get, itertools.count() if times is None else iter(range(times))
+
+    async def answer(path: str) -> bytes:
+        if next(requests, None) is None:
+            return await get(path)
         await asyncio.sleep(60)
         raise AssertionError
 
-    scene.api.get = hang  # type: ignore[method-assign, assignment]  # of this one object
-    assert scene.verdict() == Verdict(uninstalled=False, why="the API server did not answer within 0.05 s")
+    scene.api.get = answer  # type: ignore[method-assign, assignment]  # of this one object
+
+
+def test_an_api_server_that_hangs_keeps_the_rules(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patience, "ONE_TRY", 0.01)
+    scene = seen()
+    hang(scene)
+    assert scene.verdict() == Verdict(uninstalled=False, why="the API server did not answer within 15 s")
+
+
+def test_a_request_that_hangs_is_sent_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patience, "ONE_TRY", 0.01)
+    scene = seen()
+    del scene.api.objects[PATH]
+    hang(scene, times=2)
+    assert scene.verdict().uninstalled
 
 
 def test_it_looks_until_it_has_seen_it_and_then_no_more() -> None:

@@ -225,8 +225,20 @@ def test_a_last_word_that_nobody_takes_is_told(failure: Exception) -> None:
     script = Script(end=10.0)
     script.at(0.0, script.make)
     script.run()
-    script.writes.failures = [failure]
+    script.clock.end = 60.0
+    script.writes.failures = [failure] * 60
     assert not asyncio.run(script.reporter.write_last(lambda _: NodeProxyStatus()))
+    assert script.clock.now - 10.0 < 5, "the kubelet kills soon"
+
+
+def test_the_last_word_is_written_again_when_the_api_server_was_away_for_a_moment() -> None:
+    script = Script(end=10.0)
+    script.at(0.0, script.make)
+    script.run()
+    script.clock.end = 60.0
+    script.writes.failures = [Unreachable("reset"), ApiError(503, "", "not now")]
+    assert asyncio.run(script.reporter.write_last(lambda known: known.status.model_copy(update={"services": 3})))
+    assert script.writes.objects[PATH]["status"] == {"observedGeneration": 7, "services": 3}
 
 
 def test_without_a_node_proxy_there_is_no_last_word() -> None:

@@ -6,6 +6,7 @@ import asyncio
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
+from pointsman.agent.patience import ask
 from pointsman.agent.writes import refused, uid_of
 from pointsman.api.names import AGENT_LEASE_PREFIX
 from pointsman.api.timestamps import rfc3339_micro
@@ -88,9 +89,9 @@ class LeaseKeeper:
         Returns:
             Whether the API server has it.
         """
+        path = f"{self._leases}/{self._name}"
         try:
-            async with asyncio.timeout(_GIVE_BACK):
-                await self._client.patch(f"{self._leases}/{self._name}", {"spec": {"holderIdentity": ""}}, kind="merge")
+            await ask(lambda: self._client.patch(path, {"spec": {"holderIdentity": ""}}), self._clock, _GIVE_BACK)
         except (ApiError, Unreachable, TimeoutError):
             return False
         return True

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
+from pointsman.agent.patience import ask
 from pointsman.model.problems import Problem
 from pointsman.sources.apiserver.client import ApiError, Unreachable
 from pointsman.sources.protocol import SourceError
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from pointsman.agent.writes import Writes
     from pointsman.process.clock import Clock
 
-PATIENCE: Final = 5.0
+PATIENCE: Final = 15.0
 """Seconds for the answer at the end: the kubelet kills after 30 s, as a rule, and the clean-up has to come before."""
 _RETRY: Final = 10.0
 """Seconds until the DaemonSet is looked for again."""
@@ -87,14 +88,13 @@ class Owner:
     async def verdict(self) -> Verdict:
         """Ask whether the DaemonSet is deleted; takes `PATIENCE` at the longest, and raises nothing."""
         try:
-            async with asyncio.timeout(PATIENCE):
-                found = await self._read()
-        except TimeoutError:
-            return Verdict(uninstalled=False, why=f"the API server did not answer within {PATIENCE:g} s")
+            found = await ask(self._read, self._clock, PATIENCE)
         except ApiError as error:
             return self._judge_refusal(error)
         except (Unreachable, SourceError, msgspec.DecodeError) as error:
             return Verdict(uninstalled=False, why=f"the API server could not be asked: {error}")
+        except TimeoutError:
+            return Verdict(uninstalled=False, why=f"the API server did not answer within {PATIENCE:g} s")
         return self._judge(found.metadata)
 
     async def _look(self) -> None:

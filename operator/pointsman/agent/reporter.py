@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 import pydantic
 
+from pointsman.agent.patience import ask
 from pointsman.agent.report_pacing import ReportPacing
 from pointsman.agent.status import difference, is_urgent
 from pointsman.agent.writes import refused
@@ -107,8 +108,7 @@ class StatusReporter:
             return True
         patch = difference(known.status, compose(known))
         try:
-            async with asyncio.timeout(_LAST):
-                await self._client.patch(self._path, {"status": patch}, kind="merge")
+            await ask(lambda: self._client.patch(self._path, {"status": patch}), self._clock, _LAST)
         except (ApiError, Unreachable, TimeoutError):
             return False
         return True
