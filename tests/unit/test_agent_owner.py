@@ -144,7 +144,7 @@ def test_an_api_server_that_is_away_for_a_moment_is_asked_again(trouble: Excepti
     scene = seen()
     scene.api.answer = trouble
     gone = daemon_set(deletionTimestamp="2026-01-01T00:00:00Z")
-    scene.clock.at(12.0, lambda: setattr(scene.api, "answer", msgspec.json.encode(gone)))
+    scene.clock.at(10.0, lambda: setattr(scene.api, "answer", msgspec.json.encode(gone)))
     assert scene.verdict().uninstalled
 
 
@@ -183,7 +183,7 @@ def test_an_api_server_that_hangs_keeps_the_rules(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(patience, "ONE_TRY", 0.01)
     scene = seen()
     hang(scene)
-    assert scene.verdict() == Verdict(uninstalled=False, why="the API server did not answer within 15 s")
+    assert scene.verdict() == Verdict(uninstalled=False, why="the API server did not answer within 12 s")
 
 
 def test_a_request_that_hangs_is_sent_again(monkeypatch: pytest.MonkeyPatch) -> None:

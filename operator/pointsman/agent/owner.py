@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pointsman.agent.writes import Writes
     from pointsman.process.clock import Clock
 
-PATIENCE: Final = 15.0
+PATIENCE: Final = 12.0
 """Seconds for the answer at the end: the kubelet kills after 30 s, as a rule, and the clean-up has to come before."""
 _RETRY: Final = 10.0
 """Seconds until the DaemonSet is looked for again."""
