@@ -22,6 +22,7 @@ class FakeWrites:
         objects: what there is.
         calls: (time, verb, path, body) of every write.
         failures: raised by the next calls, one each; None lets one through.
+        faults: raised by the next reads of a path, one each.
     """
 
     def __init__(self, clock: ScriptedClock) -> None:
@@ -29,9 +30,12 @@ class FakeWrites:
         self.objects: dict[str, Any] = {}
         self.calls: list[tuple[float, str, str, Any]] = []
         self.failures: list[Exception | None] = []
+        self.faults: dict[str, list[Exception]] = {}
 
     async def get(self, path: str, params: Mapping[str, str] | None = None) -> bytes:
         assert params is None
+        if faults := self.faults.get(path):
+            raise faults.pop(0)
         return msgspec.json.encode(self._find(path))
 
     async def post(self, path: str, body: Any) -> bytes:  # noqa: ANN401 (plain data)

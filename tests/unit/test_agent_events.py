@@ -89,12 +89,33 @@ def test_what_is_mended_before_the_api_server_is_back_is_not_told() -> None:
     assert times == [(1, "a"), (31, "a"), (40, "b")]
 
 
-def test_a_refused_event_is_logged_and_harms_no_other(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("status", [400, 404, 409, 422])
+def test_a_refused_event_is_logged_and_harms_no_other(status: int, caplog: pytest.LogCaptureFixture) -> None:
     script = Script(100.0)
-    script.writes.failures = [ApiError(403, "Forbidden", "being terminated")]
+    script.writes.failures = [ApiError(status, "", "not like this")]
     script.at(1.0, failed("shop/a", "shop/b"))
-    assert len(script.run()) == 2
+    assert [event["regarding"]["name"] for _, event in script.run()] == ["a", "b"]
     assert "the event on Service shop/a was refused" in caplog.text
+
+
+@pytest.mark.parametrize("status", [403, 429, 500, 503])
+def test_a_refusal_that_may_pass_loses_no_event(status: int, caplog: pytest.LogCaptureFixture) -> None:
+    script = Script(200.0)
+    script.writes.failures = [ApiError(status, "", "not now"), None, ApiError(status, "", "not now")]
+    script.at(1.0, failed("shop/a", "shop/b"))
+    told = [(time, event["regarding"]["name"]) for time, event in script.run()]
+    assert told == [(1.0, "a"), (1.0, "b"), (31.0, "a"), (61.0, "a")]
+    assert caplog.text.count("refused") == 1, "the same is said once"
+
+
+def test_an_event_waits_for_the_object_that_it_is_found_by() -> None:
+    script = Script(100.0)
+    service = "/api/v1/namespaces/shop/services/web"
+    script.writes.objects[service] = {"metadata": {"uid": "service-uid"}}
+    script.writes.faults[service] = [ApiError(503, "", "starting")]
+    script.at(1.0, failed("shop/web"))
+    ((time, event),) = script.run()
+    assert (time, event["regarding"]["uid"]) == (31.0, "service-uid")
 
 
 def test_names_and_notes_stay_within_the_api_servers_limits() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
@@ -28,6 +29,8 @@ _AGAIN: Final = 3600.0
 """Seconds after which the same is told again: the API server forgets events after an hour."""
 _RETRY: Final = 30.0
 """Seconds until an event is sent again that the API server did not take."""
+_LASTING: Final = frozenset({400, 404, 409, 422})
+"""Refusals for what the event says or whose it is: the same is refused again. All others may pass, as 429 or 503."""
 _CONTROLLER: Final = "pointsman.dev/agent"
 _CLUSTER_SCOPED: Final = "default"
 """Namespace of the events of objects that are in none, as the API server wants it."""
@@ -74,6 +77,7 @@ class Events:
         self._chance = chance
         self._standing: dict[str, tuple[Event, ...]] = {}
         self._sent: dict[Event, float] = {}
+        self._warned: dict[Event, str] = {}
         self._wake = asyncio.Event()
 
     def tell(self, origin: str, events: Iterable[Event]) -> None:
@@ -108,8 +112,17 @@ class Events:
             except Unreachable:
                 return
             except ApiError as error:
-                _LOG.warning("the event on %s was refused: %s", event.regarding, error)
+                self._warn(event, str(error))
+                if error.status not in _LASTING:
+                    continue
             self._sent[event] = now
+
+    def _warn(self, event: Event, trouble: str) -> None:
+        """Log a refusal, once as long as it stays the same."""
+        self._warned = {each: words for each, words in self._warned.items() if each in set(self._all())}
+        if self._warned.get(event) != trouble:
+            self._warned[event] = trouble
+            _LOG.warning("the event on %s was refused: %s", event.regarding, trouble)
 
     async def _post(self, event: Event) -> None:
         key = event.regarding
@@ -140,7 +153,9 @@ class Events:
         place = f"namespaces/{key.namespace}/services" if key.kind == "Service" else "nodes"
         try:
             uid = uid_of(await self._client.get(f"/api/v1/{place}/{key.name}"))
-        except ApiError:
+        except ApiError as error:
+            if error.status not in {HTTPStatus.NOT_FOUND, HTTPStatus.FORBIDDEN}:
+                raise
             return {}
         return {"uid": uid} if uid else {}
 
