@@ -188,6 +188,20 @@ def test_an_api_server_that_has_just_started_learns_who_may_do_what(scene: Scene
     assert scene.clock.now == 104.0
 
 
+def test_an_api_server_that_was_away_gets_longer_to_learn_it(scene: Scene) -> None:
+    def start() -> None:
+        scene.api.fault = ApiError(403, "Forbidden", "no")
+
+    def let() -> None:
+        scene.api.fault = None
+        scene.clock.script[16.0] = scene.api.establish
+
+    scene.api.fault = Unreachable("connection refused")
+    scene.clock.script = {2.0: start, 15.0: let}
+    scene.apply()
+    assert scene.clock.now == 116.0
+
+
 def test_a_definition_that_is_never_served_is_named(scene: Scene) -> None:
     with pytest.raises(InstallError, match=f"{NAMES[0]}: the API server does not serve it within 20 s; look"):
         scene.apply()

@@ -21,6 +21,8 @@ _UNKNOWN: Final = frozenset({401, 403})
 """Of an API server that has just started, too, or to which the rights have come just now: it knows no roles yet."""
 _LEARNS: Final = 5.0
 """Seconds in which it gets to know them."""
+_STARTS: Final = 30.0
+"""Seconds in which one gets to know them that was away before."""
 _PAUSE: Final = 1.0
 """Seconds from one try to the next."""
 _ONE_TRY: Final = 10.0
@@ -70,6 +72,7 @@ class Patience:
         self._say = say
         self._said = ""
         self._refused_at: float | None = None
+        self._learns = _LEARNS
         self._never = asyncio.Event()
 
     @property
@@ -103,18 +106,21 @@ class Patience:
                     raise InstallError(_refusal(error, permission)) from error
                 trouble = str(error)
             except (Unreachable, TimeoutError) as error:
-                self._refused_at = None
+                self._was_away()
                 trouble = str(error) or f"no answer within {_ONE_TRY:g} s"
             await self._wait_for_better_times(trouble)
 
     def _passes(self, status: int) -> bool:
         """Tell whether to ask again after an answer of this HTTP status."""
         if status not in _UNKNOWN:
-            self._refused_at = None
+            self._was_away()
             return status in _PASSING
         now = self._clock.monotonic()
         self._refused_at = now if self._refused_at is None else self._refused_at
-        return now - self._refused_at < _LEARNS and not self.is_over
+        return now - self._refused_at < self._learns and not self.is_over
+
+    def _was_away(self) -> None:
+        self._refused_at, self._learns = None, _STARTS
 
     async def _wait_for_better_times(self, trouble: str) -> None:
         if self.is_over:
