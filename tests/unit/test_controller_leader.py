@@ -130,6 +130,37 @@ def test_a_clean_end_gives_the_lease_back_and_the_next_takes_it_at_its_next_look
     assert replicas.leaders() == ["b"]
 
 
+def test_a_renewal_that_comes_between_does_not_keep_the_lease() -> None:
+    replicas = Replicas("a", "b")
+    replicas.attempt("a", "b")
+    replica, patch = replicas.replicas["a"], replicas.api.patch
+
+    async def late(path: str, body: object, kind: str) -> bytes:
+        replica._lock._client.patch = patch  # type: ignore[method-assign,assignment]
+        replicas.api.put(path, dict(replicas.api.objects[path]))
+        raise ApiError(409, "Conflict", f"{path} has been modified, not by {body} as {kind}")
+
+    replica._lock._client.patch = late  # type: ignore[method-assign,assignment]
+    asyncio.run(replica._release())
+    replicas.attempt("b")
+    assert replicas.leaders() == ["b"]
+
+
+def test_a_lease_that_another_one_took_meanwhile_is_left_to_it() -> None:
+    replicas = Replicas("a", "b")
+    replicas.attempt("a", "b")
+    replica = replicas.replicas["a"]
+
+    async def lost(path: str, *_: object, **__: object) -> bytes:
+        found = replicas.api.objects[path]
+        replicas.api.put(path, {**found, "spec": {**found["spec"], "holderIdentity": "b"}})
+        raise ApiError(409, "Conflict", "modified")
+
+    replica._lock._client.patch = lost  # type: ignore[method-assign,assignment]
+    asyncio.run(replica._release())
+    assert replicas.spec()["holderIdentity"] == "b"
+
+
 def test_of_two_that_write_at_once_one_wins() -> None:
     replicas = Replicas("a", "b")
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -103,7 +104,16 @@ class Leadership:
             return
         with contextlib.suppress(ApiError, Unreachable, SourceError, TimeoutError, msgspec.DecodeError):
             async with asyncio.timeout(_PERIOD):
-                await self._lock.release()
+                await self._give_back()
+
+    async def _give_back(self) -> None:
+        try:
+            await self._lock.release()
+        except ApiError as error:
+            if error.status != HTTPStatus.CONFLICT:
+                raise
+            # The renewal that was cancelled had been sent, and came between looking and writing.
+            await self._lock.release()
 
     def _say(self, trouble: str) -> None:
         """Log trouble, once as long as it stays the same; "" is none."""
