@@ -123,6 +123,21 @@ def test_a_node_that_fails_later_does_not_bring_the_rollout_back() -> None:
     assert "node-2: SyncFailed: the kernel took nothing" in cluster.message("Ready")
 
 
+def test_an_agent_that_writes_again_is_not_silent_until_somebody_looks() -> None:
+    cluster = ready_cluster("node-1", "node-2")
+    cluster.view.set_silent({"node-1", "node-2"})
+    cluster.settle()
+    cluster.done.clear()
+    cluster.report("node-2")
+    cluster.settle()
+    assert not any(isinstance(action, PatchNodeProxyStatus) for action in cluster.done), "its word stands"
+    assert cluster.view.silent == {"node-1"}
+    assert cluster.config().status.nodes.summary == "1/2"
+    cluster.view.set_silent({"node-1", "node-2"})
+    cluster.settle()
+    assert [action.node for action in cluster.done if isinstance(action, PatchNodeProxyStatus)] == ["node-2"]
+
+
 def test_a_silent_agent_is_unknown_and_comes_back() -> None:
     cluster = ready_cluster("node-1", "node-2")
     cluster.view.set_silent({"node-2"})

@@ -78,6 +78,12 @@ def condition(proxy: NodeProxy, kind: str) -> Condition | None:
     return next((each for each in proxy.status.conditions if each.type == kind), None)
 
 
+def is_told_silent(proxy: NodeProxy) -> bool:
+    """Tell whether the operator's word that a node's agent is silent stands in its NodeProxy: the agent ends it."""
+    ready = condition(proxy, READY)
+    return ready is not None and ready.reason == AGENT_SILENT
+
+
 def is_ready(proxy: NodeProxy, silent: frozenset[str]) -> bool:
     """Tell whether a node's agent lives, and its kernel is up to date, whichever configuration is in force."""
     ready = condition(proxy, READY)
@@ -100,8 +106,7 @@ def _state(name: str, spec: NodeProxySpec, proxies: Mapping[str, NodeProxy], sil
     proxy = proxies.get(name)
     if proxy is None:
         return NodeState(name, None, updated=False, unavailable="it has no NodeProxy yet", fault="")
-    ready = condition(proxy, READY)
-    silent = name in silent_nodes or (ready is not None and ready.reason == AGENT_SILENT)
+    silent = name in silent_nodes or is_told_silent(proxy)
     unavailable, fault = _unavailable(proxy, is_silent=silent)
     started = proxy.status.mode is not None
     return NodeState(

@@ -9,7 +9,7 @@ from pointsman.api.names import in_order
 from pointsman.api.status import Condition, ModeCount, NodeCounts, ProxyConfigStatus
 from pointsman.api.timestamps import rfc3339
 from pointsman.controller.actions import PatchNodeProxyStatus
-from pointsman.controller.nodes import AGENT_SILENT, READY, condition, named
+from pointsman.controller.nodes import AGENT_SILENT, READY, is_told_silent, named
 from pointsman.controller.progress import COMPLETE, PROGRESSING, STALLED
 from pointsman.model.objects import ObjectKey
 
@@ -62,8 +62,7 @@ def silences(view: View, now: float) -> Iterator[PatchNodeProxyStatus]:
     """Say which NodeProxies have to get `Ready` Unknown, as their agents give no sign of life."""
     for name in sorted(view.silent & view.node_proxies.keys()):
         proxy = view.node_proxies[name]
-        ready = condition(proxy, READY)
-        if ready is None or ready.reason != AGENT_SILENT:
+        if not is_told_silent(proxy):
             version = view.versions.get(ObjectKey("NodeProxy", "", name), 0)
             yield PatchNodeProxyStatus(name, _silent_conditions(proxy, now), version)
 

@@ -12,6 +12,7 @@ from pointsman.api.nodeproxy import NodeProxy
 from pointsman.api.proxyconfig import ProxyConfig, ProxyConfigSpec
 from pointsman.api.selection import select
 from pointsman.controller.catalog import Catalog
+from pointsman.controller.nodes import is_told_silent
 from pointsman.model.kinds import key_of
 from pointsman.model.objects import Endpoints, EndpointSlice, Namespace, Node, Service
 
@@ -89,7 +90,7 @@ class View:
             case ProxyConfig():
                 changed = self._put_resource(self.configs, key, obj, version)
             case NodeProxy():
-                changed = self._put_resource(self.node_proxies, key, obj, version)
+                changed = self._put_node_proxy(key, obj, version)
             case _:
                 return
         self.revision += changed
@@ -213,6 +214,13 @@ class View:
         before = self.namespaces.get(key.name)
         self.namespaces[key.name] = namespace
         return before != namespace
+
+    def _put_node_proxy(self, key: ObjectKey, proxy: NodeProxy, version: int) -> bool:
+        before = self.node_proxies.get(key.name)
+        changed = self._put_resource(self.node_proxies, key, proxy, version)
+        if changed and before is not None and is_told_silent(before) and not is_told_silent(proxy):
+            self.silent -= {key.name}  # its agent writes: that is a sign of life, before the next look for one
+        return changed
 
     def _put_resource(self, known: dict[str, _Resource], key: ObjectKey, obj: _Resource, version: int) -> bool:
         if version < self.versions.get(key, 0):
