@@ -23,7 +23,7 @@ _CONTAINERD: Final = "k8s.io"
 """Where containerd makes the groups of containers."""
 
 _MOUNT: Final = Path("/sys/fs/cgroup")
-_PATIENCE: Final = 10.0
+_PATIENCE: Final = 60.0
 _PAUSE: Final = 0.02
 
 

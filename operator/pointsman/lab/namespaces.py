@@ -30,7 +30,7 @@ SYSTEM_PATH: Final = "/usr/local/sbin:/usr/sbin:/sbin"
 _CLONE_NEWNET: Final = 0x40000000  # sched.h
 _MNT_DETACH: Final = 2  # sys/mount.h
 _PREFIX: Final = re.compile(r"pm(\d+)-\d+-")
-_PATIENCE: Final = 10.0
+_PATIENCE: Final = 60.0
 _PAUSE: Final = 0.02
 """Seconds for processes to end, and from one look to the next."""
 _counter = itertools.count(1)
