@@ -119,7 +119,8 @@ class Events:
 
     def _warn(self, event: Event, trouble: str) -> None:
         """Log a refusal, once as long as it stays the same."""
-        self._warned = {each: words for each, words in self._warned.items() if each in set(self._all())}
+        standing = set(self._all())
+        self._warned = {each: words for each, words in self._warned.items() if each in standing}
         if self._warned.get(event) != trouble:
             self._warned[event] = trouble
             _LOG.warning("the event on %s was refused: %s", event.regarding, trouble)
