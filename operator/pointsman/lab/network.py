@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final, Literal
 import msgspec
 
 from pointsman.lab import namespaces
+from pointsman.lab.carrier import wait_until_up
 from pointsman.lab.namespaces import LabError, Namespace
 
 if TYPE_CHECKING:
@@ -187,6 +188,16 @@ class Network:
                 work.setdefault(hub.name, []).extend(commands)
         for name, commands in work.items():
             self._batch(self.hosts[name], commands)
+        self._wait_for_links(new)
+
+    def _wait_for_links(self, new: list[Host]) -> None:
+        devices: dict[str, list[str]] = {}
+        for host in new:
+            if host.hub:
+                devices.setdefault(host.name, []).append("eth0")
+                devices.setdefault(host.hub.name, []).append(host.port)
+        for name, added in devices.items():
+            wait_until_up(self.hosts[name].namespace, added)
 
     def _declare(self, role: Role, name: str, addresses: tuple[str, ...], hub: Host | None) -> Host:
         own = tuple(canonical(address) for address in addresses)
