@@ -38,7 +38,7 @@ def listed(objects: Sequence[object]) -> str:
 @pytest.fixture(scope="module")
 def cluster(control_plane: ControlPlane) -> Iterator[ControlPlane]:
     control_plane.apply(crds.documents())
-    control_plane.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
+    control_plane.wait_for_definitions()
     yield control_plane
     control_plane.kubectl("delete", "--ignore-not-found", "pxc", "crds-merged", "crds-shown")
     control_plane.kubectl("delete", "--ignore-not-found", "npx", NODE)

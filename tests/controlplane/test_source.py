@@ -90,7 +90,7 @@ class Follower:
         self.versions |= batch.versions
 
 
-def until(done: Callable[[], object], *, limit: float = 15.0) -> float:
+def until(done: Callable[[], object], *, limit: float = 40.0) -> float:
     begun = time.monotonic()
     while not done():
         assert time.monotonic() - begun < limit, f"not so after {limit:g} s"
@@ -142,7 +142,7 @@ def test_it_tells_what_concerns_the_node(plane: ControlPlane) -> None:
         assert follower.has("Namespace", "kube-system", "")
         assert [key.name for key in follower.objects if key.kind == "Node"] == [NODE]
         took = _time_of_a_change(plane, follower)
-        assert took < 1.0
+        assert took < 5.0
         made = plane.api.patch(f"{SERVICES}/seen", {"metadata": {"annotations": {"x": "y"}}})
         until(lambda: follower.versions["Service"] >= int(made["metadata"]["resourceVersion"]))
         plane.api.delete(f"{SERVICES}/seen")
@@ -163,7 +163,7 @@ def test_a_restart_a_compaction_and_a_hang(plane: ControlPlane) -> None:
         until(lambda: follower.complete and follower.has("Service", "goes"))
         begun = time.time()
         plane.api_server.send(signal.SIGSTOP)
-        until(lambda: follower.source.outage, limit=30)
+        until(lambda: follower.source.outage, limit=40)
         assert begun - 0.1 <= (follower.source.outage or 0.0) <= begun + 12
         plane.api_server.send(signal.SIGCONT)
         until(lambda: follower.source.outage is None)
@@ -198,15 +198,15 @@ def test_what_is_refused_is_told_with_the_remedy(plane: ControlPlane) -> None:
         rbac = "/apis/rbac.authorization.k8s.io/v1"
         plane.api.create(f"{rbac}/clusterroles", {"metadata": {"name": "much"}, "rules": rules})
         plane.api.create(f"{rbac}/clusterrolebindings", {**bound, "roleRef": role})
-        until(lambda: follower.complete and not follower.problems, limit=25)
+        until(lambda: follower.complete and not follower.problems)
 
 
 def test_custom_resources_that_come_later(plane: ControlPlane) -> None:
     with following(plane) as follower:
         until(lambda: follower.complete)
         plane.apply(crds.documents())
-        plane.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
+        plane.wait_for_definitions()
         nodeproxy = {"apiVersion": "pointsman.dev/v1alpha1", "kind": "NodeProxy", "metadata": {"name": NODE}}
         plane.apply([{**nodeproxy, "spec": {}}, {**nodeproxy, "metadata": {"name": "another"}, "spec": {}}])
-        until(lambda: follower.has("NodeProxy", NODE, ""), limit=40)
+        until(lambda: follower.has("NodeProxy", NODE, ""))
         assert not follower.has("NodeProxy", "another", "")

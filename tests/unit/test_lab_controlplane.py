@@ -5,15 +5,19 @@ from __future__ import annotations
 import base64
 import datetime as dt
 import ssl
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
 from cryptography import x509
 
-from pointsman.lab.controlplane import api, commands, documents, kubeconfigs, pki
+from pointsman.lab.controlplane import api, commands, definitions, documents, kubeconfigs, pki
 from pointsman.lab.controlplane.api import Api, ApiRefusedError
 from pointsman.lab.controlplane.example import MANIFESTS, split_columns
+from pointsman.lab.controlplane.pod_hosts import PodHost, PodNode
+from pointsman.lab.controlplane.pods import Pods, _Running
+from pointsman.lab.namespaces import LabError, Namespace
+from pointsman.lab.network import Host
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -129,3 +133,59 @@ def test_an_api_server_that_has_no_time_is_asked_again(monkeypatch: pytest.Monke
     monkeypatch.setattr(api, "_TIMEOUT", 0)
     with pytest.raises(ApiRefusedError, match="429"):
         busy.get("/api/v1/nodes")
+
+
+class Clumsy:
+    """A network and servers, of which nothing can be removed."""
+
+    def running(self) -> tuple[()]:
+        return ()
+
+    def remove(self, host: Host) -> None:
+        raise LabError(f"`ip link del {host.name}` failed")
+
+
+def test_a_pod_that_cannot_be_removed_is_told_and_keeps_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    clumsy: Any = Clumsy()
+    server: Any = object()
+    deleted: list[str] = []
+    pods = Pods(server, clumsy, clumsy, linger=0.0)
+    monkeypatch.setattr(pods, "_delete", lambda document: deleted.append(document["metadata"]["uid"]))
+    host = Host("web", "pod", Namespace("nowhere"), ("192.168.0.2",), None, 0)
+    for uid in ("1", "2"):
+        document = pod() | {"metadata": pod()["metadata"] | {"uid": uid}}
+        pods._running[uid] = _Running(document, PodHost(PodNode(host, []), host, []), ends_at=0.0)
+    pods._end_what_is_due(1.0)
+    assert deleted == ["1", "2"]
+    assert pods.failures == ["Pod default/web: `ip link del web` failed"] * 2
+
+
+class Offers(Api):
+    """Has one definition, and answers as far as it has come."""
+
+    def __init__(self) -> None:
+        names = {"plural": "things"}
+        spec = {"group": "x", "names": names, "versions": [{"name": "v1", "served": True}]}
+        self.definition: Document = {"spec": spec, "status": {"conditions": None}}
+        self.answers: dict[str, Document] = {}
+
+    def get(self, path: str, query: object = None) -> Document:
+        assert query in (None, {"limit": "1"})
+        if path.endswith("definitions"):
+            return {"items": [self.definition]}
+        if path not in self.answers:
+            raise ApiRefusedError(404, {}, path)
+        return self.answers[path]
+
+
+def test_a_custom_resource_is_offered_when_it_is_established_served_and_named() -> None:
+    offers = Offers()
+    assert not definitions.are_offered(offers)
+    offers.definition["status"]["conditions"] = [{"type": "Established", "status": "True"}]
+    assert not definitions.are_offered(offers)
+    offers.answers["/apis/x/v1/things"] = {"items": []}
+    assert not definitions.are_offered(offers)
+    offers.answers["/apis/x/v1"] = {"resources": [{"name": "things/status"}]}
+    assert not definitions.are_offered(offers)
+    offers.answers["/apis/x/v1"] = {"resources": [{"name": "things"}, {"name": "things/status"}]}
+    assert definitions.are_offered(offers)

@@ -38,6 +38,8 @@ _CLIENT: Final = -6
 
 _PATIENCE: Final = 20.0
 _PAUSE: Final = 0.01
+_WEBHOOK_SECONDS: Final = 15
+"""Until a webhook that says nothing is passed by: here it has to wait for a processor, together with all else."""
 
 
 class LiveNode(msgspec.Struct, eq=False):
@@ -93,11 +95,15 @@ class LiveCluster:
 
         Raises:
             KubectlError: the API server refuses a part.
+            LabError: the API server does not offer the custom resources in time.
         """
         plane = self.plane
         plane.apply([*crds.documents(), *permissions.manifests(NAMESPACE)])
-        plane.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
-        plane.apply([webhooks.webhook_configuration(client_config=client_config(), namespace=NAMESPACE)])
+        plane.wait_for_definitions()
+        webhook = webhooks.webhook_configuration(
+            client_config=client_config(), namespace=NAMESPACE, timeout_seconds=_WEBHOOK_SECONDS
+        )
+        plane.apply([webhook])
         spec = {"podCIDRs": [POD_CIDR], "serviceCIDRs": [plane.settings.service_cidr]}
         plane.apply([proxy_config("default", spec)])
 
@@ -137,8 +143,16 @@ class LiveCluster:
         for pod in api.get("/api/v1/pods", {"fieldSelector": f"spec.nodeName={name}"})["items"]:
             api.delete(documents.path_of(pod), {"gracePeriodSeconds": 0})
 
-    def wait_for_pods(self, selector: str, count: int, *, namespace: str = "default") -> list[str]:
+    def wait_for_pods(
+        self, selector: str, count: int, *, namespace: str = "default", patience: float = _PATIENCE
+    ) -> list[str]:
         """Wait until exactly so many Pods match a label selector, all of them ready.
+
+        Args:
+            selector: of labels.
+            count: how many.
+            namespace: of the Pods.
+            patience: seconds.
 
         Returns:
             Their names, sorted.
@@ -154,7 +168,7 @@ class LiveCluster:
             found[:] = sorted(pod["metadata"]["name"] for pod in pods)
             return len(pods) == count and all(_is_ready(pod) for pod in pods)
 
-        self.wait_until(there, lambda: f"{count} ready Pods of {selector}, and there are {found}")
+        self.wait_until(there, lambda: f"{count} ready Pods of {selector}, and there are {found}", patience=patience)
         return found
 
     def wait_until(

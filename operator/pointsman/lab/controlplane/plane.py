@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pointsman.lab import records
 from pointsman.lab.components.build import provide
-from pointsman.lab.controlplane import commands, etcd, keys, kubeconfigs
+from pointsman.lab.controlplane import commands, definitions, etcd, keys, kubeconfigs
 from pointsman.lab.controlplane.api import Api, ApiAwayError, ApiRefusedError, Document
 from pointsman.lab.daemon import Daemon
 from pointsman.lab.namespaces import LabError, Namespace
@@ -200,6 +200,19 @@ class ControlPlane:
         """
         items = {"apiVersion": "v1", "kind": "List", "items": list(objects)}
         self.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=json.dumps(items))
+
+    def wait_for_definitions(self) -> None:
+        """Wait until the API server offers all custom resources whose definitions are there.
+
+        ``kubectl wait --for=condition=Established`` fails at once where a definition has no conditions yet, and is
+        done before the API server knows the resource.
+
+        Raises:
+            LabError: it does not in time.
+        """
+        self.api_server.wait_until(
+            lambda: definitions.are_offered(self.api), "does not offer all custom resources", patience=_PATIENCE
+        )
 
     def wait_for_service_account(self, namespace: str, name: str) -> None:
         """Wait until a ServiceAccount is there, without which no Pod of it is admitted."""

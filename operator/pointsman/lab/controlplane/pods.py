@@ -163,7 +163,7 @@ class Pods:
         except ApiRefusedError as error:
             self._note(error)
         except (LabError, OSError, LookupError) as error:
-            self.failures.append(f"Pod {pod['metadata']['namespace']}/{pod['metadata']['name']}: {error}")
+            self._note_of(pod, error)
 
     def _follow(self, pod: Document) -> None:
         uid, node = pod["metadata"]["uid"], pod["spec"].get("nodeName", "")
@@ -236,12 +236,18 @@ class Pods:
         if refusal.status not in {HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT}:
             self.failures.append(str(refusal))
 
+    def _note_of(self, pod: Document, error: Exception) -> None:
+        self.failures.append(f"Pod {pod['metadata']['namespace']}/{pod['metadata']['name']}: {error}")
+
     def _end(self, uid: str) -> None:
-        """Remove a Pod's server and namespace."""
+        """Remove a Pod's server and namespace; what of that fails does not keep the Pod."""
         self._bound.pop(uid, None)
         running = self._running.pop(uid, None)
         if running is not None:
-            self._hosts.remove(running.has)
+            try:
+                self._hosts.remove(running.has)
+            except (LabError, OSError) as error:
+                self._note_of(running.pod, error)
 
     def _forget_others(self, uids: set[str]) -> None:
         for uid in set(self._running) - uids:
