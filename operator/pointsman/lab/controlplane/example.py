@@ -71,6 +71,8 @@ class Example:
         self._apply("service.yaml")
         seconds = self._until_answered(self._pod, CLUSTER_IP, PORT)
         origins = {"a pod": self._pod} | {f"node {name}": node.host for name, node in self._cluster.nodes.items()}
+        for origin in origins.values():
+            self._until_all(origin, CLUSTER_IP, PORT)
         seen = {label: self._spread(origin, CLUSTER_IP, PORT) for label, origin in origins.items()}
         return self._of_each(seen, f"answered {_ms(seconds)} after kubectl was done; ")
 
@@ -79,7 +81,7 @@ class Example:
         self._patch('{"spec": {"sessionAffinity": "ClientIP"}}')
         clients = {name: node.client for name, node in self._cluster.nodes.items()}
         self._cluster.wait_until(
-            lambda: all(len(self._spread(client, CLUSTER_IP, PORT, 10).servers) == 1 for client in clients.values()),
+            lambda: all(len(self._spread(client, CLUSTER_IP, PORT, 20).servers) == 1 for client in clients.values()),
             "every client to stay with one Pod",
         )
         seen = {name: self._spread(client, CLUSTER_IP, PORT, 40) for name, client in clients.items()}
@@ -99,6 +101,8 @@ class Example:
         nodes = self._cluster.nodes.items()
         outside = self._cluster.outside
         seconds = max(self._until_answered(outside, node.host.address(), NODE_PORT) for _, node in nodes)
+        for _, node in nodes:
+            self._until_all(outside, node.host.address(), NODE_PORT)
         seen = {f"node {name}": self._spread(outside, node.host.address(), NODE_PORT) for name, node in nodes}
         return self._of_each(seen, f"answered {_ms(seconds)} after kubectl was done; ")
 
@@ -156,7 +160,7 @@ class Example:
 
     def dashboard(self) -> Found:
         """All nodes have what they have to."""
-        self._plane.kubectl("wait", "--for=condition=Ready", "pxc,npx", "--all", "--timeout=30s")
+        self._plane.kubectl("wait", "--for=condition=Ready", "pxc,npx", "--all", "--timeout=60s")
         configs = self._plane.kubectl("get", "pxc").splitlines()
         return Found(good=True, says="all nodes are ready", table=self._table("get", "npx"), notes=tuple(configs))
 
@@ -202,6 +206,14 @@ class Example:
         return self._cluster.wait_until(
             lambda: len(self._spread(self._pod, CLUSTER_IP, PORT, 16 * number).servers) == number,
             f"connections to come to {number} Pods",
+        )
+
+    def _until_all(self, origin: Host, address: str, port: int) -> None:
+        """Wait until connections come to every Pod: each node hears of a change in its own time."""
+        names = set(self._names())
+        self._cluster.wait_until(
+            lambda: set(self._spread(origin, address, port).servers) == names,
+            f"connections from {origin.name} to {address}:{port} to come to {sorted(names)}",
         )
 
     def _of_each(self, seen: dict[str, Spread], before: str) -> Found:
