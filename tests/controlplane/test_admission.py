@@ -15,6 +15,8 @@ from pointsman.controller.admission.bundle import CONFIGURATIONS, secret_documen
 from pointsman.controller.admission.certificates import end_of, renewed
 from pointsman.lab.controlplane.cluster import POD_CIDR, proxy_config
 from pointsman.lab.controlplane.operators import NAMESPACE
+from support.operated import replace
+from support.scenes import PATIENCE
 from support.web import web
 
 if TYPE_CHECKING:
@@ -66,7 +68,7 @@ def configured(cluster: LiveCluster, **spec: object) -> Iterator[str]:
         yield said
     finally:
         cluster.plane.apply([proxy_config("default", base | {"nodePortRange": "30000-32767"})])
-        cluster.plane.kubectl("replace", "-f", "-", stdin=json.dumps(proxy_config("default", base)))
+        replace(cluster)
 
 
 @contextmanager
@@ -128,9 +130,13 @@ def test_what_an_update_does_not_touch_passes_with_a_warning(cluster: LiveCluste
         with configured(cluster, nodePortRange="1-65535"):
             assert apply(cluster, service("old", 58080)) == (True, "")
             config = proxy_config("default", {"podCIDRs": [POD_CIDR]})
-            good, said = apply(cluster, config, dry_run=True)
-            assert good
-            assert "Services with node ports outside: 1: default/old (58080)" in said
+
+            def tells() -> bool:
+                good, said = apply(cluster, config, dry_run=True)
+                assert good
+                return "Services with node ports outside: 1: default/old (58080)" in said
+
+            cluster.wait_until(tells, "the operator to tell of the Service", patience=PATIENCE)
 
         def warned() -> bool:
             done = kubectl(cluster, "annotate", "--overwrite", "service", "old", f"at={dt.datetime.now(dt.UTC)}")

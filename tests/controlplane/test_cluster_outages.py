@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import time
 from typing import TYPE_CHECKING
 
 import pytest
 
 from pointsman.lab.traffic import Answered, Held, Load, connect
-from support.web import PORT, web
+from support.scenes import PATIENCE, is_connected
+from support.web import BACK_OFF, PORT, web
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,11 +27,6 @@ def outage(cluster: LiveCluster) -> Iterator[Web]:
         yield made
         if not cluster.plane.api_server.running:
             cluster.plane.start_api_server()
-
-
-def is_connected(cluster: LiveCluster, node: str) -> bool:
-    connected: bool = json.loads(cluster.nodes[node].agent.healthz()[1])["apiServer"]["connected"]
-    return connected
 
 
 def full_syncs(cluster: LiveCluster) -> dict[str, int]:
@@ -55,7 +50,7 @@ def test_backends_die_while_the_api_server_is_away(cluster: LiveCluster, outage:
         while time.monotonic() < away + OUTAGE:
             time.sleep(0.5)
             assert all(node.agent.healthz()[0] == 200 for node in cluster.nodes.values())
-        assert not any(is_connected(cluster, name) for name in cluster.nodes)
+        assert not any(is_connected(node.agent) for node in cluster.nodes.values())
         assert set(load.spread(since=died).servers) == set(living), "the rules stay, and the living answer"
         cluster.plane.start_api_server()
         cluster.plane.restart_controllers()
@@ -65,7 +60,11 @@ def test_backends_die_while_the_api_server_is_away(cluster: LiveCluster, outage:
         load.wait(200)
         assert load.spread(since=healed).failures == []
         assert set(held.broken()) <= {dying}
-    cluster.wait_until(lambda: all(is_connected(cluster, name) for name in cluster.nodes), "all agents to be connected")
+    cluster.wait_until(
+        lambda: all(is_connected(node.agent) for node in cluster.nodes.values()),
+        "all agents to be connected",
+        patience=PATIENCE,
+    )
 
 
 def test_a_compacted_etcd_leads_to_a_new_list_and_to_no_flush(cluster: LiveCluster, outage: Web) -> None:
@@ -78,8 +77,8 @@ def test_a_compacted_etcd_leads_to_a_new_list_and_to_no_flush(cluster: LiveClust
         plane.compact()
         plane.start_api_server()
         outage.scale(4)
-        cluster.wait_for_pods("app=outage", 4)
-        outage.until_all(outage.pods(), patience=40)
+        cluster.wait_for_pods("app=outage", 4, patience=BACK_OFF)
+        outage.until_all(outage.pods(), patience=BACK_OFF)
         load.wait(50)
         assert held.broken() == []
     assert load.spread().failures == []
@@ -100,11 +99,12 @@ def test_a_killed_agent_is_replaced_without_a_failed_connection(cluster: LiveClu
 
 
 def test_a_node_comes_and_goes(cluster: LiveCluster) -> None:
-    plane = cluster.plane
+    plane, node_proxy = cluster.plane, "/apis/pointsman.dev/v1alpha1/nodeproxies/node03"
     with web(cluster, "moving", replicas=2, node_port=30100) as service:
         node = cluster.add_node("node03")
         try:
-            plane.kubectl("wait", "--for=condition=Ready", "npx/node03", "--timeout=30s")
+            cluster.wait_until(lambda: plane.api.find(node_proxy) is not None, "its NodeProxy", patience=PATIENCE)
+            plane.kubectl("wait", "--for=condition=Ready", "npx/node03", f"--timeout={PATIENCE:g}s")
             outcome = connect(cluster.outside, node.host.address(), service.node_port)
             assert isinstance(outcome, Answered)
             service.scale(8)
@@ -116,7 +116,4 @@ def test_a_node_comes_and_goes(cluster: LiveCluster) -> None:
         cluster.wait_until(lambda: not service.pods() & there, "its Pods to be gone")
         cluster.wait_for_pods("app=moving", 8)
         service.until_all(service.pods())
-        cluster.wait_until(
-            lambda: plane.api.find("/apis/pointsman.dev/v1alpha1/nodeproxies/node03") is None,
-            "its NodeProxy to be gone",
-        )
+        cluster.wait_until(lambda: plane.api.find(node_proxy) is None, "its NodeProxy to be gone", patience=PATIENCE)

@@ -133,7 +133,7 @@ def test_without_the_agents_rights_it_says_which_are_missing(cluster: LiveCluste
     cluster.plane.apply([{"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "onlooker"}}])
     commands = Commands(cluster, cluster.nodes[NODE], cluster.plane.service_account("default", "onlooker"))
     asked = ("--from", "192.168.0.9", "--to", "10.96.0.1:443") if command == "trace" else ()
-    done = commands.run(command, *asked, "--timeout", "3")
+    done = commands.run(command, *asked, "--timeout", "10")
     assert (done.returncode, done.stdout) == (1 if command == "trace" else 2, "")
     assert "system:serviceaccount:default:onlooker" in done.stderr
     assert 'cannot watch resource "services"' in done.stderr or 'cannot list resource "services"' in done.stderr

@@ -110,7 +110,7 @@ def daemon_set() -> dict[str, Any]:
     }
 
 
-def until(done: Callable[[], object], *, limit: float = 30.0) -> None:
+def until(done: Callable[[], object], *, limit: float = 90.0) -> None:
     begun = time.monotonic()
     while not done():
         assert time.monotonic() - begun < limit, f"not so after {limit:g} s"
@@ -181,9 +181,10 @@ def test_custom_resources_wait_for_an_api_server_that_is_away(made: Ground) -> N
     made.plane.kill_api_server()
     try:
         waiting.start()
-        waiting.wait_until(lambda: "is not ready" in waiting.log.read_text("utf-8"), "does not say so", patience=20)
+        waiting.wait_until(lambda: "is not ready" in waiting.log.read_text("utf-8"), "does not say so", patience=90)
     finally:
         made.plane.start_api_server()
+        made.plane.restart_controllers()  # they would back off for up to a minute
     until(lambda: not waiting.running)
     assert waiting.log.read_text("utf-8").splitlines()[-1] == f"the API server serves {CRDS[-1]}"
 
@@ -209,6 +210,7 @@ def test_without_the_api_server_rules_stay(made: Ground) -> None:
         agent.stop()
     finally:
         made.plane.start_api_server()
+        made.plane.restart_controllers()  # they would back off for up to a minute
     assert made.tables() == ["table ip pointsman", "table ip6 pointsman"]
     last = agent.daemon.log.read_text("utf-8").splitlines()[-1]
     assert "the API server could not be asked: " in last
@@ -222,7 +224,7 @@ def test_an_uninstallation_leaves_nothing_on_the_node(made: Ground, pod: dict[st
     uninstalling = made.daemon("pointsman-uninstaller", "uninstall")
     uninstalling.start()
     said = uninstalling.log
-    uninstalling.wait_until(lambda: f"1 node: {NODE}" in said.read_text("utf-8"), "names no node", patience=20)
+    uninstalling.wait_until(lambda: f"1 node: {NODE}" in said.read_text("utf-8"), "names no node", patience=90)
     made.kubelet(pod, agent)
     until(lambda: not uninstalling.running)
     assert said.read_text("utf-8").splitlines()[-1].startswith("every agent is gone")

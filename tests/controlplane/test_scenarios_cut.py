@@ -18,6 +18,7 @@ from support.scenes import (
     endpoint_slice,
     full_syncs,
     health,
+    is_connected,
     kernel,
     made,
     metrics,
@@ -25,7 +26,7 @@ from support.scenes import (
     server_of,
     service,
 )
-from support.web import PORT, Web, web
+from support.web import BACK_OFF, PORT, Web, web
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -62,17 +63,12 @@ def is_forgotten(cluster: LiveCluster, version: str) -> bool:
     return first is not None and first["type"] == "ERROR" and first["object"]["code"] == 410
 
 
-def is_connected(node: LiveNode) -> bool:
-    connected: bool = health(node)["apiServer"]["connected"]
-    return connected
-
-
 def notice(cluster: LiveCluster, node: LiveNode, cut_at: float) -> str:
     """Wait until a node's agent says that the API server is away; return since when, as its health page has it."""
-    cluster.wait_until(lambda: not is_connected(node), "the outage to be noticed", patience=PATIENCE)
+    cluster.wait_until(lambda: not is_connected(node.agent), "the outage to be noticed", patience=PATIENCE)
     assert node.agent.healthz()[0] == 200
     assert metrics(node)["pointsman_api_server_up"] == 0
-    since: str = health(node)["apiServer"]["since"]
+    since: str = health(node.agent)["apiServer"]["since"]
     assert cut_at - 1 < datetime.fromisoformat(since).timestamp() < cut_at + PATIENCE
     return since
 
@@ -102,13 +98,13 @@ def test_what_a_node_missed_arrives_after_410_and_nothing_is_flushed(cluster: Li
                 since = notice(cluster, node, cut_at)
                 api.delete(path(doomed))
                 running.scale(4)
-                cluster.wait_for_pods(f"app={running.name}", 4)
+                cluster.wait_for_pods(f"app={running.name}", 4, patience=BACK_OFF)
                 restart_compacted(cluster, version)
                 assert server_of(origin, running.address, PORT) in living
                 assert isinstance(connect(origin, doomed_at, 80), Refused), "the node cannot know yet"
-                assert health(node)["apiServer"]["since"] == since
+                assert health(node.agent)["apiServer"]["since"] == since
             took = wait_for_outcome(cluster, node, doomed_at, TimedOut)
-            running.until_all(running.pods(), patience=PATIENCE)
+            running.until_all(running.pods(), patience=BACK_OFF)
             load.wait(50)
             assert held.broken() == []
         assert load.spread().failures == []
@@ -117,7 +113,7 @@ def test_what_a_node_missed_arrives_after_410_and_nothing_is_flushed(cluster: Li
     assert after.table == before.table
     assert after.connections >= load.spread().answered - 5, "no counter began anew"
     assert full_syncs(node) == syncs
-    cluster.wait_until(lambda: is_connected(node), "the node to be connected", patience=PATIENCE)
+    cluster.wait_until(lambda: is_connected(node.agent), "the node to be connected", patience=PATIENCE)
 
 
 def wait_for_outcome(cluster: LiveCluster, node: LiveNode, address: str, outcome: type) -> float:
@@ -140,7 +136,7 @@ def test_custom_resources_that_are_deleted_and_installed_again(cluster: LiveClus
             running.until_all(running.pods(), patience=PATIENCE)
         finally:
             plane.apply(crds.documents())
-            plane.kubectl("wait", "--for=condition=Established", "crd", "--all", f"--timeout={PATIENCE:g}s")
+            plane.wait_for_definitions()
             plane.apply([configuration(cluster)])
         cluster.wait_until(lambda: _ready(cluster) == set(cluster.nodes), "all nodes to report", patience=2 * PATIENCE)
         plane.kubectl("wait", "--for=condition=Ready", "pxc/default", f"--timeout={PATIENCE:g}s")

@@ -10,10 +10,12 @@ import msgspec
 
 from pointsman.lab.controlplane.cluster import POD_CIDR
 from pointsman.lab.traffic import Answered, connect, fetch
+from pointsman.lab.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from pointsman.lab.agent import Agent
     from pointsman.lab.controlplane.cluster import LiveCluster, LiveNode
     from pointsman.lab.network import Host
 
@@ -48,15 +50,27 @@ def kernel(node: LiveNode, address: str, port: int) -> Kernel:
 
 def metrics(node: LiveNode) -> dict[str, float]:
     """Scrape a node's agent: value by name and labels."""
-    _, body = fetch(node.host, "127.0.0.1", METRICS_PORT, "/metrics", timeout=5)
+    _, body = fetch(node.host, "127.0.0.1", METRICS_PORT, "/metrics")
     lines = (line.rpartition(" ") for line in body.decode().splitlines() if not line.startswith("#"))
     return {name: float(value) for name, _, value in lines}
 
 
-def health(node: LiveNode) -> Document:
-    """Read a node's health page."""
-    page: Document = msgspec.json.decode(node.agent.healthz()[1])
+def health(agent: Agent) -> Document:
+    """Read an agent's health page, with what it says of the API server; asked again while there is no answer."""
+    page: Document = {}
+
+    def has_answered() -> bool:
+        page.update(msgspec.json.decode(agent.healthz()[1]))
+        return "apiServer" in page
+
+    wait_until(has_answered, "an agent's health page", patience=PATIENCE, pause=0.05)
     return page
+
+
+def is_connected(agent: Agent) -> bool:
+    """Tell whether an agent says that the API server is there."""
+    connected: bool = health(agent)["apiServer"]["connected"]
+    return connected
 
 
 def problems(cluster: LiveCluster, node: str) -> list[Document]:
@@ -73,7 +87,7 @@ def full_syncs(node: LiveNode) -> int:
 
 def server_of(origin: Host, address: str, port: int) -> str:
     """Connect once; return who answered, or "" when nobody did."""
-    outcome = connect(origin, address, port, timeout=0.5)
+    outcome = connect(origin, address, port)
     return outcome.server if isinstance(outcome, Answered) else ""
 
 

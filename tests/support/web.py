@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from pointsman.lab.network import Host
 
 PORT = 8080
+BACK_OFF = 90.0
+"""Seconds for what controllers have to do: those that found no API server ask again after up to a minute only."""
 
 
 class Web:
@@ -41,10 +43,10 @@ class Web:
         self.until_all(self.pods())
 
     def delete(self) -> None:
-        """Delete both, and wait until the Pods are gone."""
+        """Delete both, and wait until the Pods are gone; see `BACK_OFF`."""
         plane = self.cluster.plane
         plane.kubectl("delete", "--ignore-not-found", f"deployment/{self.name}", f"service/{self.name}")
-        self.cluster.wait_for_pods(f"app={self.name}", 0)
+        self.cluster.wait_for_pods(f"app={self.name}", 0, patience=BACK_OFF)
 
     def scale(self, replicas: int) -> None:
         """Ask for so many Pods."""
@@ -61,7 +63,7 @@ class Web:
 
     def seen_from(self, origin: Host, number: int) -> set[str]:
         """Connect many times and return who answered; "" stands for nobody."""
-        seen = spread(origin, self.address, PORT, count=16 * number, patience=1, timeout=0.3)
+        seen = spread(origin, self.address, PORT, count=16 * number, patience=1)
         return set(seen.servers) | ({""} if seen.failures else set())
 
     def until_all(self, names: set[str], *, patience: float = 20.0) -> float:
