@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import time
 from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
@@ -22,6 +23,9 @@ HEALTHZ_PORT: Final = 10256
 METRICS_PORT: Final = 10249
 _PATIENCE: Final = 20.0
 """Seconds until an agent that is not ready, or a change that is not in the kernel, counts as failed."""
+_NOTICE: Final = 3.0
+"""Seconds in which an agent notices a change; one that it has not taken in by then changes nothing for it."""
+_SYNC: Final = "kubeproxy_sync_proxy_rules"
 
 
 class Agent:
@@ -68,6 +72,8 @@ class Agent:
     def wait_for_sync(self, after: float) -> float:
         """Wait until it has brought a change into the kernel.
 
+        A sync that ends after the change need not know of it: agents look at the kernel by themselves, too.
+
         Args:
             after: when the change was made, in Unix seconds.
 
@@ -77,7 +83,7 @@ class Agent:
         Raises:
             LabError: as for `wait_until_ready`.
         """
-        self._wait(lambda: self._synced_at() > after, "has not brought the change into the kernel")
+        self._wait(lambda: self._has_taken_in(after), "has not brought the change into the kernel")
         return self._synced_at()
 
     def healthz(self) -> tuple[int, bytes]:
@@ -91,6 +97,26 @@ class Agent:
         with contextlib.suppress(OSError):
             return fetch(self.node, "127.0.0.1", METRICS_PORT, "/proxyMode", timeout=2)[1].decode()
         return ""
+
+    def _has_taken_in(self, after: float) -> bool:
+        """Tell whether what came after a moment has been synced; see `wait_for_sync`."""
+        queued, pending = self._queue()
+        # Asked for later than what waits for a sync, as more may come meanwhile.
+        synced = self._synced_at()
+        if queued > after:
+            return not pending and synced > queued
+        return synced > after and time.time() > after + _NOTICE
+
+    def _queue(self) -> tuple[float, bool]:
+        """Return when the last change came, in Unix seconds, and whether changes wait to be synced."""
+        try:
+            page = fetch(self.node, "127.0.0.1", METRICS_PORT, "/metrics")[1].decode()
+        except OSError:
+            return 0.0, True
+        lines = (line.rpartition(" ") for line in page.splitlines() if line.startswith(_SYNC))
+        values = {name.partition("{")[0]: float(value) for name, _, value in lines}
+        pending = (values.get(f"{_SYNC}_{kind}_changes_pending", 0.0) for kind in ("service", "endpoint"))
+        return values.get(f"{_SYNC}_last_queued_timestamp_seconds", 0.0), any(pending)
 
     def _synced_at(self) -> float:
         families = msgspec.json.decode(self.healthz()[1]).get("status", {})
