@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -31,8 +32,9 @@ def groups_of(processes: set[int]) -> set[Path]:
     """Return the control groups that containerd made for the containers among processes."""
     found = set()
     for process in processes:
-        names = {line.split(":", 2)[2] for line in Path(f"/proc/{process}/cgroup").read_text().splitlines()}
-        found |= {name.lstrip("/") for name in names if name.startswith("/k8s.io/")}
+        with contextlib.suppress(OSError):  # it has just ended
+            names = {line.split(":", 2)[2] for line in Path(f"/proc/{process}/cgroup").read_text().splitlines()}
+            found |= {name.lstrip("/") for name in names if name.startswith("/k8s.io/")}
     return {
         path for name in found for path in (Path("/sys/fs/cgroup", name), *Path("/sys/fs/cgroup").glob(f"*/{name}"))
     }

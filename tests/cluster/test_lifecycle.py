@@ -129,7 +129,7 @@ def test_a_node_is_drained_and_comes_back(web: Web) -> None:
     try:
         with no_connection_lost(web, held=0):
             # The clients stay: a drain would end the connections that they hold.
-            kubectl("drain", "node-2", "--ignore-daemonsets", "--pod-selector=app!=client-node-2", "--timeout=60s")
+            kubectl("drain", "node-2", "--ignore-daemonsets", "--pod-selector=app!=client-node-2", "--timeout=120s")
             cluster.wait_until(lambda: on(cluster, "node-2") == set(), "the Pods to leave the node")
             ready_pods(cluster, "app=web", 4)
             assert set(agents(cluster)) == {"node-1", "node-2"}
@@ -137,7 +137,7 @@ def test_a_node_is_drained_and_comes_back(web: Web) -> None:
         kubectl("uncordon", "node-2")
     with no_connection_lost(web, held=0):
         kubectl("rollout", "restart", "deployment/web")
-        kubectl("rollout", "status", "deployment/web", "--timeout=60s")
+        kubectl("rollout", "status", "deployment/web", "--timeout=120s")
         cluster.wait_until(lambda: on(cluster, "node-2") != set(), "Pods on the node that is back")
     web.pods[:] = ready_pods(cluster, "app=web", 4)
     wait_until_all_ready(cluster)

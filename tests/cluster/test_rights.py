@@ -44,8 +44,9 @@ def test_each_right_is_used_and_nothing_is_refused(ground: Ground, web: Web) -> 
         exercise(cluster)
         for permissions in (AGENT, OPERATOR, CRDS):
             wait_until_used(cluster, permissions)
-    for permissions in (AGENT, OPERATOR, CRDS):
+    for permissions in (AGENT, OPERATOR):
         assert not refused(cluster, permissions), permissions.account
+    assert not refused(cluster, CRDS, for_good=True)
 
 
 def wait_until_used(cluster: ContainerCluster, permissions: Permissions) -> None:
@@ -103,7 +104,8 @@ def silent_agent(cluster: ContainerCluster) -> Iterator[None]:
         cluster.wait_until(lambda: "AgentSilent" in cluster.plane.kubectl(*said), "the operator to miss the agent")
         yield
     finally:
-        os.kill(agent, signal.SIGCONT)
+        with contextlib.suppress(ProcessLookupError):  # the kubelet may have lost its patience
+            os.kill(agent, signal.SIGCONT)
 
 
 @contextlib.contextmanager

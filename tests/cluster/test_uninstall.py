@@ -56,7 +56,8 @@ def ready_of(node_proxy: dict[str, Any]) -> tuple[str, str]:
 def test_an_agent_that_left_its_rules_is_named(web: Web) -> None:
     """It was killed while it should have cleaned up; the release is there until somebody has looked after the node."""
     cluster, release = web.ground.cluster, web.ground.release
-    release.upgrade({"agent": {"terminationGracePeriodSeconds": 2}})
+    # Short, as it is waited for; long enough for the other agent to clean up.
+    release.upgrade({"agent": {"terminationGracePeriodSeconds": 15}})
     pods = cluster.pods("pointsman-system", "app.kubernetes.io/component=agent")
     (pod,) = (pod for pod in pods if pod["spec"]["nodeName"] == "node-1")
     os.kill(cluster.nodes["node-1"].process(pod["metadata"]["uid"], "agent"), signal.SIGSTOP)
@@ -86,8 +87,8 @@ def test_nothing_is_left(web: Web) -> None:
         assert not list(Path(node.data, "pointsman").glob("*"))
     assert {ready_of(proxy) for proxy in cluster.plane.api.get(NODE_PROXIES)["items"]} == {("False", "Removed")}
     assert unused(cluster, UNINSTALLER) == set()
-    for permissions in (UNINSTALLER, AGENT):  # the operator lives on for a moment when its rights are gone
-        assert refused(cluster, permissions) == set()
+    assert refused(cluster, UNINSTALLER, for_good=True) == set()
+    assert refused(cluster, AGENT) == set()  # the operator lives on for a moment when its rights are gone
     client = web.clients["node-1"]
     assert not isinstance(connect(client, web.address, 80), Answered)
 

@@ -44,10 +44,18 @@ def unused(cluster: ContainerCluster, permissions: Permissions) -> set[Right]:
     return granted(permissions).difference(*map(rights, asked(cluster, permissions.account)))
 
 
-def refused(cluster: ContainerCluster, permissions: Permissions) -> set[tuple[str, str]]:
-    """Return the requests that the API server refused for want of a right: verb and path."""
-    return {
-        (entry["verb"], entry["requestURI"])
-        for entry in asked(cluster, permissions.account)
-        if entry["annotations"]["authorization.k8s.io/decision"] == "forbid"
-    }
+def refused(cluster: ContainerCluster, permissions: Permissions, *, for_good: bool = False) -> set[tuple[str, str]]:
+    """Return the requests that the API server refused for want of a right: verb and path.
+
+    Args:
+        cluster: whose API server.
+        permissions: of the account.
+        for_good: leave out what was allowed later. A hook comes right after its binding, of which an API server hears a
+            moment later; it asks again.
+    """
+    decisions: dict[tuple[str, str], list[str]] = {}
+    for entry in asked(cluster, permissions.account):
+        # A request that was ended before that has no decision.
+        decision = entry.get("annotations", {}).get("authorization.k8s.io/decision", "")
+        decisions.setdefault((entry["verb"], entry["requestURI"]), []).append(decision)
+    return {request for request, found in decisions.items() if "forbid" in (found[-1:] if for_good else found)}

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     from pointsman.model.plan import Transport
 
-_LINGER: Final = 5.0
-"""Seconds that it serves on after SIGTERM."""
+_LINGER: Final = 12.0
+"""Seconds that it serves on after SIGTERM: all agents hear of its end by a controller and the API server."""
 
 
 class _Here(Namespace):
