@@ -61,11 +61,14 @@ class Shared(msgspec.Struct):
     Attributes:
         ground: the ground.
         numbers: of the frontends that are given out.
+        ports: source ports for connections that are held, below those that the kernel gives out. No two may have the
+            same one: IPVS tells the answers of two virtual servers apart by it alone where one real server sends them.
         endpoints: servers that are there already.
     """
 
     ground: Ground
     numbers: Iterator[int] = msgspec.field(default_factory=lambda: itertools.count(1))
+    ports: Iterator[int] = msgspec.field(default_factory=lambda: itertools.count(10_000))
     endpoints: dict[tuple[Transport, Family], list[Server]] = msgspec.field(default_factory=dict)
 
 
@@ -140,6 +143,7 @@ class IpvsNode(OnGround[Dataplane]):
     def line(self, frontend: Frontend, *, source: str = "", source_port: int = 0) -> Line:
         """Connect from the client, and hold the connection until the test's end."""
         at = self.ground.node.address(frontend.family) if frontend.address == NODE_PORT else frontend.address
+        source_port = source_port or next(self._shared.ports)
         made = Line(self.ground.client, at, frontend.port, source=source, source_port=source_port)
         self._lines.callback(made.close)
         return made

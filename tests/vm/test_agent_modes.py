@@ -78,6 +78,7 @@ def start(node: Supervised) -> None:
 
 
 def mode_of(node: Supervised) -> str:
+    """Ask once, with patience, an agent that is there; while it may be away, `node.agent.mode` is asked."""
     return fetch(node.ground.node, "127.0.0.1", METRICS_PORT, "/proxyMode")[1].decode()
 
 
@@ -104,7 +105,7 @@ def test_it_is_in_force_with_its_sysctls_and_gives_way_to_another(node: Supervis
     with Load(node.ground.client, VIP[4], 80) as load:
         load.wait(10)
         node.write("config.json", config(mode="nftables"))
-        seconds_until(lambda: mode_of(node) == "nftables", limit=PATIENCE)
+        seconds_until(lambda: node.agent.mode() == "nftables", limit=PATIENCE)
         load.wait(10)
     assert load.spread().failures == []
     assert "mode ipvs serves the " in node.log.read_text("utf-8"), "the kernel remembers connections for a while"
@@ -123,7 +124,7 @@ def test_it_comes_back_when_the_module_does(node: Supervised) -> None:
         with Held(node.ground.client, VIP[4], 80, count=20) as held, Load(node.ground.client, VIP[4], 80) as load:
             load.wait(10)
             load_ipvs()
-            seconds_until(lambda: mode_of(node) == "ipvs", limit=PATIENCE)
+            seconds_until(lambda: node.agent.mode() == "ipvs", limit=PATIENCE)
             load.wait(10)
             assert held.broken() == []
     assert load.spread().failures == []
@@ -148,10 +149,10 @@ def test_a_module_that_is_taken_away_from_a_running_agent(node: Supervised) -> N
     with ipvs_kept_out():
         seconds_until(lambda: bool(node.ground.node.namespace.run("ipvsadm", "-C") == "" and unload()), limit=PATIENCE)
         node.write("more.json", service("more", "10.96.0.2"), *slices("more", *node.ground.pods))
-        seconds_until(lambda: mode_of(node) == "nftables", limit=PATIENCE)
+        seconds_until(lambda: node.agent.mode() == "nftables", limit=PATIENCE)
         seconds_until(lambda: tables_of(node) == ["", "table ip pointsman", "table ip6 pointsman"], limit=PATIENCE)
         assert answers(node)
-        assert server_at(node.ground.client, "10.96.0.2")
-    seconds_until(lambda: mode_of(node) == "ipvs", limit=PATIENCE)
+        seconds_until(lambda: bool(server_at(node.ground.client, "10.96.0.2")), limit=PATIENCE)
+    seconds_until(lambda: node.agent.mode() == "ipvs", limit=PATIENCE)
     assert answers(node)
     assert server_at(node.ground.client, "10.96.0.2")

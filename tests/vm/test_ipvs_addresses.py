@@ -15,7 +15,7 @@ import pytest
 
 from pointsman.api.proxyconfig import Ipvs as IpvsConfig
 from pointsman.dataplane.sysctl import SYSCTL_ROOT, apply_ipvs
-from pointsman.lab.connections import Answered, Refused, TimedOut, connect
+from pointsman.lab.connections import PATIENCE, Answered, Refused, TimedOut, connect
 from pointsman.lab.namespaces import Namespace, batch, create, new_prefix, remove
 from pointsman.model.plan import Answer
 from support.proxied import SETTINGS, answer, pool
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from support.ipvs import IpvsNode
 
 FAMILIES: Final = pytest.mark.parametrize("family", [4, 6])
-PATIENCE: Final = 0.5
-"""Seconds of silence that count as dropped."""
+SILENCE: Final = 0.5
+"""Seconds of silence that count as dropped, where that is what shall be."""
 UNALLOCATED: Final = {4: "10.97.0.1", 6: "fd00:10:96::ffff"}
 HOST_PORT: Final = 8123
 ETH_P_ARP: Final = 0x0806
@@ -68,8 +68,10 @@ def test_no_port_of_the_host_answers_at_an_address_of_a_service(
     try:
         for origin in origins(node):
 
-            def ask(address: str, port: int = HOST_PORT, origin: Host = origin) -> Outcome:
-                return connect(origin, address, port, protocol, timeout=PATIENCE)
+            def ask(
+                address: str, port: int = HOST_PORT, origin: Host = origin, timeout: float | None = None
+            ) -> Outcome:
+                return connect(origin, address, port, protocol, timeout=timeout)
 
             there = ask(node.ground.node.address(family))
             assert isinstance(there, Answered), "the server is there, at the node's own address"
@@ -77,7 +79,7 @@ def test_no_port_of_the_host_answers_at_an_address_of_a_service(
                 assert isinstance(ask(address, 80), Answered), (origin.name, address)
                 outcome = ask(address)
                 assert isinstance(outcome, Refused), (origin.name, address, outcome)
-            outcome = ask(UNALLOCATED[family])
+            outcome = ask(UNALLOCATED[family], timeout=SILENCE)
             assert outcome == TimedOut(), (origin.name, outcome)
     finally:
         node.ground.servers.stop(everywhere)
@@ -91,13 +93,16 @@ def test_node_ports_follow_the_nodes_addresses(node: IpvsNode, family: Family) -
     run = node.ground.node.namespace.run
     node.ground.network.route(new, via=node.ground.node)
 
-    def outcomes() -> list[Outcome]:
-        return [connect(node.ground.client, new, port.port, port.protocol, timeout=PATIENCE) for port in ports]
+    def outcomes(timeout: float | None = None) -> list[Outcome]:
+        return [connect(node.ground.client, new, port.port, port.protocol, timeout=timeout) for port in ports]
+
+    def wait_for_news() -> None:
+        node.wait_for(node.dataplane.disturbed, "the news of an address")  # the kernel may tell from a worker
 
     assert not node.dataplane.disturbed()
     run("ip", "addr", "add", f"{new}/{bits}", "dev", "eth0", *(("nodad",) if family == 6 else ()))
     try:
-        assert node.dataplane.disturbed()
+        wait_for_news()
         assert node.adopt().refused == {}
         assert all(isinstance(outcome, Answered) for outcome in outcomes())
         later = node.node_port(family=family)
@@ -105,9 +110,9 @@ def test_node_ports_follow_the_nodes_addresses(node: IpvsNode, family: Family) -
         assert isinstance(connect(node.ground.client, new, later.port), Answered)
     finally:
         run("ip", "addr", "del", f"{new}/{bits}", "dev", "eth0")
-    assert node.dataplane.disturbed()
+    wait_for_news()
     assert node.adopt().refused == {}
-    assert not any(isinstance(outcome, Answered) for outcome in outcomes())
+    assert not any(isinstance(outcome, Answered) for outcome in outcomes(SILENCE))
     node.tend(SETTINGS.ipvs.graceful_termination + 1)
     assert new not in "\n".join([*node.saved(), node.nft("list", "ruleset"), node.local_routes(family)])
     assert [node.reach(port) for port in (*ports, later)]
@@ -181,13 +186,13 @@ class Neighbour(msgspec.Struct):
     namespace: Namespace
     packets: socket.socket
 
-    def asks_for(self, address: str) -> bool:
+    def asks_for(self, address: str, patience: float = PATIENCE) -> bool:
         """Ask by ARP who has an address; tell whether anybody says so."""
         mac, own = self.packets.getsockname()[4], socket.inet_aton("192.0.2.2")
         ethernet = b"\xff" * 6 + mac + struct.pack("!H", ETH_P_ARP)
         request = struct.pack("!HHBBH", 1, 0x0800, 6, 4, 1) + mac + own + bytes(6) + socket.inet_aton(address)
         self.packets.send(ethernet + request)
-        end = time.monotonic() + PATIENCE
+        end = time.monotonic() + patience
         while (left := end - time.monotonic()) > 0:
             self.packets.settimeout(left)
             with contextlib.suppress(TimeoutError):
@@ -220,7 +225,7 @@ def neighbour(node: IpvsNode) -> Iterator[Neighbour]:
             packets.bind(("eth0", ETH_P_ARP))
         with packets:
             found = Neighbour(made, packets)
-            node.wait_for(lambda: found.asks_for("192.0.2.1"), "the bridge")
+            node.wait_for(lambda: found.asks_for("192.0.2.1", SILENCE), "the bridge")
             yield found
     finally:
         with here.entered():
@@ -238,8 +243,8 @@ def test_strict_arp_keeps_the_node_from_answering_for_services(node: IpvsNode, n
     with here.entered():
         assert apply_ipvs(IpvsConfig(strict_arp=True), SYSCTL_ROOT, os.uname().release) == ()
     try:
-        assert [neighbour.asks_for(frontend.address) for frontend in frontends] == [False, False]
-        assert not neighbour.asks_for(UNALLOCATED[4])
+        assert [neighbour.asks_for(frontend.address, SILENCE) for frontend in frontends] == [False, False]
+        assert not neighbour.asks_for(UNALLOCATED[4], SILENCE)
         assert neighbour.asks_for("192.0.2.1"), "its own address"
         assert [node.reach(frontend) for frontend in frontends] == ["a", "a"]
     finally:

@@ -61,7 +61,7 @@ def test_clients_inside_and_outside_stay_in_their_pools(node: IpvsNode, family: 
 
 
 def remembered(node: IpvsNode, frontend: Frontend) -> list[str]:
-    """Return what IPVS remembers of connections and clients of an IPv4 frontend."""
+    """Return what IPVS remembers of connections and clients of an IPv4 frontend; a client is one without a port."""
     address = f"{int(ipaddress.ip_address(frontend.address)):08X} {frontend.port:04X}"
     with node.ground.node.namespace.entered():
         lines = Path("/proc/thread-self/net/ip_vs_conn").read_text("ascii").splitlines()
@@ -79,11 +79,11 @@ def soon(node: IpvsNode) -> Iterator[IpvsNode]:
 def test_a_client_is_forgotten_when_its_time_is_over(soon: IpvsNode) -> None:
     node = soon
     frontend, endpoints = node.vip("udp"), node.endpoints(3, "udp")
-    node.put({frontend: answer(endpoints, scheduler="rr", affinity=4)})
+    node.put({frontend: answer(endpoints, scheduler="rr", affinity=10)})
     first = node.by_client(frontend, 4)
     assert node.by_client(frontend, 4) == first
-    assert len(remembered(node, frontend)) == 3 * 4  # two flows and the client itself
-    node.wait_for(lambda: not remembered(node, frontend), "the end of the affinity")
+    assert [line.split()[2] for line in remembered(node, frontend)].count("0000") == 4
+    node.wait_for(lambda: not remembered(node, frontend), "the end of the affinity", patience=60)
     # Turns go on from where they were: four clients and three endpoints, so everybody moves.
     second = node.by_client(frontend, 4)
     assert all(second[number] != first[number] for number in first)

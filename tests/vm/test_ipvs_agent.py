@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pointsman.lab.traffic import Answered, Held, Load, Refused, connect, fetch
+from pointsman.lab.traffic import Answered, Load, Refused, connect, fetch
 from support.agents import METRICS_PORT, Supervised, seconds_until, server_at, supervised
 from support.manifests import service, slices
+from support.mode_changes import Lines
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -93,9 +94,9 @@ def test_the_example_answers_and_connections_outlive_a_killed_agent(node: Superv
         assert answers == {("web-1", whom), ("web-3", whom)}, (way, family)
     before = saved(node)
     with (
-        Held(ground.client, CLUSTER_IP[4], 8080, count=HELD) as held,
-        Held(ground.client, ground.node.address(6), PORT, count=HELD) as held6,
-        Held(ground.client, OTHER, 80, count=4) as held_other,
+        Lines(ground.client, CLUSTER_IP[4], 8080, range(20_000, 20_000 + HELD)) as held,
+        Lines(ground.client, ground.node.address(6), PORT, range(20_000, 20_000 + HELD)) as held6,
+        Lines(ground.client, OTHER, 80, range(21_000, 21_004)) as held_other,
         Load(ground.client, CLUSTER_IP[4], 8080, pause=0.05) as load,
     ):
         assert set(held.servers) == set(held6.servers) == {"web-1", "web-3"}
@@ -113,7 +114,7 @@ def test_the_example_answers_and_connections_outlive_a_killed_agent(node: Superv
         assert {server_at(ground.client, CLUSTER_IP[4], 8080) for _ in range(6)} == {"web-2", "web-3"}
         assert isinstance(connect(ground.client, OTHER, 80), Refused)
         assert server_at(ground.client, "10.96.200.77") == "web-2"
-        assert held.broken() == held6.broken() == held_other.broken() == []
+        assert (held.alive(), held6.alive(), held_other.alive()) == (HELD, HELD, 4)
         load.wait(10, timeout=PATIENCE)
         listed = "\n".join(saved(node))
         assert f"-a -t {CLUSTER_IP[4]}:8080 -r 192.168.1.1:80 -m -w 0" in listed, "it drains"

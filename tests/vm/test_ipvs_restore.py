@@ -21,6 +21,7 @@ from pointsman.lab.network import Host
 from support.manifests import service
 from support.proxied import table_words
 from support.proxy import Proxy
+from support.steady import steady
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -144,9 +145,11 @@ def virtual_servers(node: Namespace) -> list[str]:
 
 def around(node: Namespace) -> list[str]:
     """Return rules, sets and routes. The agent seals its table with checksums; a script can't know them."""
-    rules = [
-        line for family in ("ip", "ip6") for line in table_words(node.run("nft", "-s", "list", "table", family, TABLE))
-    ]
+
+    def words(family: str) -> list[str]:
+        return table_words(node.run("nft", "-s", "list", "table", family, TABLE))
+
+    rules = [line for family in ("ip", "ip6") for line in steady(lambda: words(family))]  # noqa: B023 (used at once)
     routes = [
         line.strip()
         for family in (4, 6)
