@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _LAST_LINES: Final = 15
 _PAUSE: Final = 0.02
-_GRACE: Final = 20.0
+_GRACE: Final = 30.0
 """Seconds that a program gets to end after SIGTERM."""
 
 
