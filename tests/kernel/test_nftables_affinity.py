@@ -10,6 +10,7 @@ import pytest
 from pointsman.lab.traffic import Answered, connect
 from pointsman.model.plan import Answer, Backend, Pool
 from support.proxied import Clients, Proxied, answer, client_address, node_port, pool, proxied, reach, vip
+from support.regulars import Regulars, come_for_longer_than_the_timeout
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -109,17 +110,14 @@ def test_a_weight_of_zero_sends_clients_elsewhere(node: Proxied) -> None:
 
 def test_it_expires_and_each_new_connection_refreshes_it(node: Proxied) -> None:
     frontends: list[Frontend] = [vip(protocol=p, family=f) for p in PROTOCOLS for f in (4, 6)]  # type: ignore[arg-type]
-    every = [Clients(node.ground, frontend, CLIENTS) for frontend in frontends]
+    every = [Regulars(node.ground, frontend, CLIENTS, timeout=3) for frontend in frontends]
     for frontend in frontends:
-        node.put({frontend: answer(start(node, frontend, 16), affinity=2)})
-    first = [clients.connect() for clients in every]
-    for _ in range(2):
-        time.sleep(1.2)
-        assert [clients.connect() for clients in every] == first
-    time.sleep(2.5)
-    after = [clients.connect() for clients in every]
+        node.put({frontend: answer(start(node, frontend, 16), affinity=3)})
+    before = come_for_longer_than_the_timeout(every)
+    time.sleep(3.5)
+    after = [clients.come() for clients in every]
     # Each of 40 clients draws the same one of 16 again in one case of 16: all of them never do.
-    assert all(new != old for new, old in zip(after, first, strict=True))
+    assert all(new != old for new, old in zip(after, before, strict=True))
 
 
 def test_a_shorter_timeout_and_none_take_hold(node: Proxied) -> None:
