@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import socket
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
 from pointsman.dataplane.local_routes import PROTOCOL, LocalRoutes, RouteError
 from pointsman.lab.namespaces import Namespace, create, new_prefix, remove
+from pointsman.lab.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,7 +53,7 @@ class Ground:
     def connect(self, client: Namespace, address: str) -> str:
         """Connect and return the source address; ConnectionError or OSError when nobody answers."""
         with client.socket(self.kind, socket.SOCK_STREAM) as made:
-            made.settimeout(1)
+            made.settimeout(10)
             made.connect((address, PORT))
             source: str = made.getsockname()[0]
         self.listener.accept()[0].close()
@@ -76,12 +78,21 @@ class Ground:
         self.listener.close()
 
 
+def are_routed(namespace: Namespace, family: Family, count: int) -> bool:
+    """Tell whether all addresses of the wire are in force: `ip` has ended before the kernel does that for IPv6."""
+    routes = namespace.run("ip", f"-{family}", "route", "show", "table", "local", "type", "local", "dev", "wire")
+    # Those of IPv6 have the link's own among them.
+    return len(routes.splitlines()) == count + (family == 6)
+
+
 @pytest.fixture(params=[FAMILIES[0], pytest.param(FAMILIES[1], marks=pytest.mark.needs("IPv6"))], ids=["IPv4", "IPv6"])
 def ground(request: pytest.FixtureRequest, _needs: None) -> Iterator[Ground]:
     at: Addresses = request.param
     prefix = new_prefix()
     node, outside = create([prefix + "node", prefix + "out"])
     try:
+        for namespace in (node, outside):
+            namespace.sysctl({"net/ipv6/conf/default/accept_dad": "0"})
         node.run("ip", "link", "add", "wire", "type", "veth", "peer", "name", "wire", "netns", outside.name)
         for namespace, addresses in ((node, (at.node, at.second)), (outside, (at.outside,))):
             namespace.run("ip", "link", "set", "lo", "up")
@@ -89,6 +100,8 @@ def ground(request: pytest.FixtureRequest, _needs: None) -> Iterator[Ground]:
                 nodad = ("nodad",) if at.family == 6 else ()
                 namespace.run("ip", "address", "add", f"{address}/{at.bits}", "dev", "wire", *nodad)
             namespace.run("ip", "link", "set", "wire", "up")
+        for namespace, count in ((node, 2), (outside, 1)):
+            wait_until(partial(are_routed, namespace, at.family, count), "addresses", patience=30, pause=0.005)
         made = Ground(at, node, outside)
         yield made
         made.close()
