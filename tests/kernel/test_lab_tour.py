@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,6 +15,7 @@ import pytest
 from pointsman.lab import namespaces, records
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 pytestmark = pytest.mark.needs("nftables", "connection tracking")
@@ -94,9 +96,23 @@ def test_manifests_of_ones_own_are_surveyed(tmp_path: Path) -> None:
     }
 
 
+@contextmanager
+def heeded(number: signal.Signals) -> Iterator[None]:
+    """Have programs started meanwhile heed a signal: a shell's job in the background ignores SIGINT, and so do its own.
+
+    A program inherits no handler, but that a signal is ignored.
+    """
+    former = signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(number, former)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_tour_leaves_nothing(number: signal.Signals) -> None:
-    process = subprocess.Popen([*LAB, "--plain"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    with heeded(signal.SIGINT):
+        process = subprocess.Popen([*LAB, "--plain"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
     while "3. " not in (line := process.stdout.readline()):
         assert line, "the tour ended before it was interrupted"
