@@ -73,7 +73,7 @@ def test_a_dataplane_of_ones_own_comes_in_force_and_goes_again(node: Supervised)
     node.start()
     assert (mode_of(node), tables(node)) == ("nftables", {"pointsman"})
     node.write("config.json", config(mode=TOY_MODE))
-    seconds_until(lambda: mode_of(node) == TOY_MODE)
+    seconds_until(lambda: node.agent.mode() == TOY_MODE)
     seconds_until(lambda: tables(node) == {"example-toy"})
     assert everybody(node) == {pod.name for pod in node.ground.pods}
     node.put("web.json", *web(node, pods=1))
@@ -81,7 +81,7 @@ def test_a_dataplane_of_ones_own_comes_in_force_and_goes_again(node: Supervised)
     node.put("other.json", service("other", OTHER), *slices("other", *node.ground.pods))
     assert everybody(node, OTHER) == {pod.name for pod in node.ground.pods}
     node.write("config.json", config(mode="nftables"))
-    seconds_until(lambda: mode_of(node) == "nftables")
+    seconds_until(lambda: node.agent.mode() == "nftables")
     seconds_until(lambda: tables(node) == {"pointsman"})
     assert server_at(node.ground.client, VIP) == node.ground.pods[0].name
 
