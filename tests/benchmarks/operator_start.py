@@ -37,7 +37,7 @@ def start(services: int, endpoints: int) -> dict[str, float]:
     """
     with ControlPlane() as plane, contextlib.closing(Operators(plane)) as operators:
         plane.apply([*crds.documents(), *permissions.manifests(NAMESPACE)])
-        plane.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
+        plane.wait_for_definitions()
         for number in range(_NODES):
             node = documents.node(f"node-{number}", [f"172.16.1.{number}"], [f"192.168.{number}.0/24"], _CREATED)
             plane.api.create("/api/v1/nodes", node)

@@ -69,7 +69,7 @@ def agent(plane: ControlPlane, node: str, mode: Mode) -> Proxy:
     The operator is gone before anything is measured: it would take the cores.
     """
     plane.apply([*crds.documents(), *permissions.manifests(NAMESPACE)])
-    plane.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
+    plane.wait_for_definitions()
     plane.apply([proxy_config("default", {"mode": mode})])
     with contextlib.closing(Operators(plane)) as operators:
         operators.start()
