@@ -11,13 +11,23 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pointsman.cli import live
+from pointsman.dataplane.nftables import readback
+from pointsman.dataplane.nftables.dataplane import NftablesDataplane
+from pointsman.dataplane.userspace.dataplane import UserspaceDataplane
 from pointsman.lab.traffic import fetch
+from pointsman.model.plan import Answer, Backend, Frontend, Plan, Pool
 from support.agents import METRICS_PORT, Supervised, seconds_until, supervised
 from support.manifests import service, slices
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from pointsman.dataplane.netlink import NftSocket
+    from pointsman.dataplane.nftables.change import Held
+    from pointsman.dataplane.nftables.layout import Schema
+    from pointsman.model.plan import Family
 
     from .conftest import Ground
 
@@ -77,6 +87,32 @@ def test_an_element_that_goes_is_named_until_it_is_there_again(
     assert (found.returncode, found.stdout.splitlines()) == (1, ["Service test/web:tcp", *lines])
     node.start()
     seconds_until(lambda: not diff(node).stdout)
+
+
+@pytest.mark.parametrize("kind", [NftablesDataplane, UserspaceDataplane])
+def test_a_table_that_changes_while_it_is_read_is_read_anew(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch, kind: type[NftablesDataplane | UserspaceDataplane]
+) -> None:
+    namespace, looks = ground.node.namespace, []
+    whole = readback.read_held
+
+    def read_held(wire: NftSocket, schema: Schema, family: Family) -> Held:
+        looks.append(family)
+        found = whole(wire, schema, family)
+        if len(looks) == 1:
+            namespace.run("nft", "add table ip beside; delete table ip beside")
+        return found
+
+    monkeypatch.setattr(f"{kind.__module__}.read_held", read_held)
+    frontend = Frontend(4, VIP, "tcp", 80)
+    with namespace.entered(), closing(kind()) as dataplane:
+        dataplane.adopt(Plan({frontend: Answer("test/web", "rr", Pool((Backend("192.168.1.1", 80),)))}))
+        with pytest.raises(InterruptedError, match="run it again"):
+            dataplane.read()
+        looks.clear()
+        assert live.read_held(dataplane).keys() == {frontend}
+        assert looks == [4, 4, 6]
+        dataplane.cleanup()
 
 
 def mode(node: Supervised, name: str) -> None:

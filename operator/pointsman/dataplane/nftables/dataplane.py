@@ -11,7 +11,7 @@ from pointsman.dataplane.nftables.counters import Counters
 from pointsman.dataplane.nftables.fixed import FixedTable
 from pointsman.dataplane.nftables.layout import frontend_of
 from pointsman.dataplane.nftables.port import NftPort
-from pointsman.dataplane.nftables.readback import backends_held, read_held
+from pointsman.dataplane.nftables.readback import backends_held, in_one_piece, read_held
 from pointsman.dataplane.nftables.schema import SCHEMA
 from pointsman.dataplane.nftables.table import Table
 from pointsman.dataplane.nftables.wire import WireDraft, first_told
@@ -91,11 +91,17 @@ class NftablesDataplane(PlainDataplane):
         return draft, change
 
     def read(self) -> Mapping[Frontend, tuple[Backend, ...]]:
-        """See `Dataplane.read`; a backend's weight is the number of its slots."""
+        """See `Dataplane.read`; a backend's weight is the number of its slots.
+
+        Raises:
+            InterruptedError: nf_tables changed meanwhile, as by an agent that writes.
+        """
         found: dict[Frontend, tuple[Backend, ...]] = {}
+        wire = self._port.wire
         for family in FAMILIES:
-            if structure.read_structure(self._port.wire, SCHEMA, family) is not None:
-                found |= backends_held(family, read_held(self._port.wire, SCHEMA, family))
+            with in_one_piece(wire):
+                if structure.read_structure(wire, SCHEMA, family) is not None:
+                    found |= backends_held(family, read_held(wire, SCHEMA, family))
         return found
 
     def disturbed(self) -> bool:

@@ -10,7 +10,7 @@ from pointsman.dataplane.adopting import adopt_families, name_of, part_of
 from pointsman.dataplane.local_routes import LocalRoutes
 from pointsman.dataplane.nftables.fixed import FixedTable
 from pointsman.dataplane.nftables.port import NftPort
-from pointsman.dataplane.nftables.readback import read_held
+from pointsman.dataplane.nftables.readback import in_one_piece, read_held
 from pointsman.dataplane.nftables.structure import read_structure
 from pointsman.dataplane.nftables.wire import WireDraft, first_told
 from pointsman.dataplane.protocol import DataplaneError, PlainDataplane, ServerTraffic, Support, Traffic, Written
@@ -122,13 +122,17 @@ class UserspaceDataplane(PlainDataplane):
 
         The kernel knows a frontend's port alone. Who answers there, this proxy knows of its own ports, and nobody of
         those of another process.
+
+        Raises:
+            InterruptedError: nf_tables changed meanwhile, as by an agent that writes.
         """
         found: defaultdict[Frontend, set[Backend]] = defaultdict(set)
         own = self._proxy.endpoints()
         for family in FAMILIES:
-            if read_structure(self._port.wire, SCHEMA, family) is None:
-                continue
-            for led in frontends_held(family, read_held(self._port.wire, SCHEMA, family)):
+            with in_one_piece(self._port.wire):
+                is_there = read_structure(self._port.wire, SCHEMA, family) is not None
+                held = read_held(self._port.wire, SCHEMA, family) if is_there else SCHEMA.empty(family)
+            for led in frontends_held(family, held):
                 is_ours = led.to is not None and own.get(led.target) == led.to
                 known = self._backends(led.target.frontend, inside=led.target.inside) if is_ours else ()
                 found[led.target.frontend].update(known)
