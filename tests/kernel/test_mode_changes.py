@@ -82,11 +82,12 @@ class UnluckyIptables(IptablesDataplane):
 
 
 class UnluckyUserspace(UserspaceDataplane):
-    """As `UnluckyNftables`; its proxy has connections by then, and forgets those that ended soon."""
+    """As `UnluckyNftables`; clients come to its proxy before it fails, and those that ended are soon forgotten."""
 
     def adopt(self, plan: Plan) -> Written:
         settings = msgspec.structs.replace(plan.settings, userspace=UserspaceSettings(udp_idle_timeout=5.0))
         super().adopt(msgspec.structs.replace(plan, settings=settings))
+        wait_until(lambda: self.carried() > 0, "a client that comes to the proxy", patience=60, pause=0.001)
         raise BUSY
 
 
@@ -125,6 +126,18 @@ def test_nobody_notices_a_change_that_fails_half_way(ground: Ground, before: Mod
 
 
 def held_by(ground: Ground) -> list[str]:
+    """Return what `listed_on` a ground's node says twice: a map that the kernel is growing is listed in part."""
+    listed = [listed_on(ground)]
+
+    def is_settled() -> bool:
+        listed.append(listed_on(ground))
+        return listed[-1] == listed[-2]
+
+    wait_until(is_settled, "listings that agree", patience=60, pause=0.05)
+    return listed[-1]
+
+
+def listed_on(ground: Ground) -> list[str]:
     """Return our tables and chains with their rules, without counters; routes to the node itself, and listeners."""
     run = ground.node.namespace.run
     tables = [each for each in run("nft", "-s", "list", "ruleset").split("table ") if "pointsman" in each[:20]]
