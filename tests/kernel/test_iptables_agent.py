@@ -129,6 +129,7 @@ def test_a_flush_is_mended_within_a_second_and_one_rule_within_the_sync_period(
             for family in FAMILIES if name in REPAIRS else (4,):
                 for words in commands:
                     run(node.ground.node, variant, COMMANDS[family], *words)
+            assert rules(node, variant) != before
         took[name] = (seconds_until_mended if name in REPAIRS else seconds_until)(is_mended)
     with capsys.disabled():
         print(f"\n{variant}: mended after " + ", ".join(f"{what} {s * 1000:.0f} ms" for what, s in took.items()))  # noqa: T201 (a measurement)
