@@ -88,8 +88,8 @@ def connect(
         address: IP address to connect to.
         port: 1..65535.
         protocol: tcp, udp or sctp.
-        timeout: seconds until a silent connection counts as dropped; None for what suits the protocol. Over a TCP
-            connection that has come about the answer has `PATIENCE` in any case.
+        timeout: seconds until a silent connection counts as dropped; None for `TIMEOUT` until TCP is connected, and
+            `PATIENCE` for an answer.
         source: which of the origin's addresses to come from; "" leaves it to the kernel.
         source_port: fixed source port; 0 means any.
     """
@@ -97,7 +97,7 @@ def connect(
     with open_socket(origin, address, protocol, source=source, source_port=source_port) as sock:
         sock.settimeout(timeout or (TIMEOUT if protocol == "tcp" else PATIENCE))
         try:
-            return ask(sock, (address, port), source_port)
+            return ask(sock, (address, port), source_port, timeout or PATIENCE)
         except OSError as error:
             return _outcome(error)
 
@@ -154,22 +154,22 @@ def _chunks(sock: socket.socket) -> Iterator[bytes]:
         yield chunk
 
 
-def _ask_tcp(sock: socket.socket, to: Address, _source_port: int) -> Outcome:
+def _ask_tcp(sock: socket.socket, to: Address, _source_port: int, patience: float) -> Outcome:
     sock.connect(to)
     try:
-        greeting = greet(sock)
+        greeting = greet(sock, patience)
     except OSError as error:
         return Broken(error.strerror or str(error))
     return Answered(greeting.server, greeting.at, greeting.seen)
 
 
-def greet(sock: socket.socket) -> Greeting:
-    """Ask a server over a connected TCP socket who it is.
+def greet(sock: socket.socket, patience: float = PATIENCE) -> Greeting:
+    """Ask a server over a connected TCP socket who it is, and wait so many seconds for the answer.
 
     Raises:
-        OSError: it did not answer, or not within `PATIENCE`.
+        OSError: it did not answer.
     """
-    sock.settimeout(PATIENCE)
+    sock.settimeout(patience)
     sock.sendall(b"?\n")
     data = b""
     while not data.endswith(b"\n"):
@@ -180,7 +180,7 @@ def greet(sock: socket.socket) -> Greeting:
     return msgspec.json.decode(data, type=Greeting)
 
 
-def _ask_udp(sock: socket.socket, to: Address, _source_port: int) -> Outcome:
+def _ask_udp(sock: socket.socket, to: Address, _source_port: int, _patience: float) -> Outcome:
     sock.connect(to)
     _send(sock, b"?\n")
     return msgspec.convert(msgspec.json.decode(sock.recv(_BUFFER)) | {"type": "Answered"}, Answered)
@@ -196,12 +196,12 @@ def _send(sock: socket.socket, data: bytes) -> None:
         sock.send(data)
 
 
-def _ask_sctp(sock: socket.socket, to: Address, source_port: int) -> Outcome:
+def _ask_sctp(sock: socket.socket, to: Address, source_port: int, patience: float) -> Outcome:
     sock.connect((to[0], 0))
     tag = random.getrandbits(32) | 1
     source_port = source_port or random.randrange(32768, 61000)  # noqa: S311 - any free port
     _send(sock, sctp.encode(sctp.Packet(source_port, to[1], tag)))
-    deadline = time.monotonic() + (sock.gettimeout() or PATIENCE)
+    deadline = time.monotonic() + patience
     while (left := deadline - time.monotonic()) > 0:
         sock.settimeout(left)
         packet = sctp.decode(without_header(sock.recv(_BUFFER), sock))
