@@ -16,6 +16,7 @@ from pointsman.api import crds, permissions
 from pointsman.lab.controlplane import documents
 from pointsman.lab.controlplane.operators import Operator, Operators
 from pointsman.lab.controlplane.plane import ControlPlane
+from support.promptness import kept
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -91,8 +92,23 @@ class Ground:
         holder: str = (lease or {"spec": {}})["spec"].get("holderIdentity") or ""
         return holder
 
-    def replica(self, name: str) -> Operator:
-        return next(each for each in self.operators.replicas if each.host.name == name)
+    def complete(self) -> None:
+        """Start the replicas again that were ended."""
+        for replica in self.operators.replicas:
+            if not replica.daemon.running:
+                replica.start()
+                replica.wait_until_ready()
+
+    def lose_leader(self, end: Callable[[Operator], None]) -> str:
+        """End the replica that leads, of all of them; return its name."""
+        self.complete()
+        leader = self.leader()
+        end(next(each for each in self.operators.replicas if each.host.name == leader))
+        return leader
+
+    def wait_for_another(self, leader: str) -> float:
+        """Wait until another replica leads; return the seconds that it took."""
+        return self.wait(lambda: self.leader() not in ("", leader), "another leader")
 
 
 def lease(node: str, seconds: int) -> dict[str, Any]:
@@ -226,21 +242,19 @@ def test_a_restart_writes_nothing_on_any_node(ground: Ground) -> None:
 
 def test_a_leader_that_stops_is_followed_at_once(ground: Ground) -> None:
     ground.operators.start(1)
-    leader = ground.leader()
-    ground.replica(leader).stop()
-    assert ground.wait(lambda: ground.leader() not in ("", leader), "another leader") < 10
+    kept(4, lambda: ground.wait_for_another(ground.lose_leader(Operator.stop)))
     ground.configure(scheduler="random", rollout={"maxUnavailable": "100%"})
     ground.wait(lambda: set(ground.specs("scheduler").values()) == {"random"}, "the new leader to write")
-    ground.replica(leader).start()
-    ground.replica(leader).wait_until_ready()
+    ground.complete()
 
 
 def test_a_leader_that_is_killed_is_followed_when_its_lease_is_over(ground: Ground) -> None:
-    leader = ground.leader()
-    ground.replica(leader).kill()
-    ground.configure(scheduler="rr", rollout={"maxUnavailable": "100%"})
-    taken = ground.wait(lambda: ground.leader() not in ("", leader), "another leader", 40)
-    assert taken < 30
+    def until_followed() -> float:
+        leader = ground.lose_leader(Operator.kill)
+        ground.configure(scheduler="rr", rollout={"maxUnavailable": "100%"})
+        return ground.wait_for_another(leader)
+
+    kept(20, until_followed)
     ground.wait(lambda: set(ground.specs("scheduler").values()) == {"rr"}, "the new leader to write")
 
 

@@ -21,6 +21,7 @@ from pointsman.model.objects import ObjectKey
 from pointsman.sources.apiserver.access import Access
 from pointsman.sources.apiserver.client import connect
 from pointsman.sources.apiserver.source import ApiServerSource, resources
+from support.promptness import kept
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -141,8 +142,7 @@ def test_it_tells_what_concerns_the_node(plane: ControlPlane) -> None:
         assert follower.has("ServiceCIDR", "kubernetes", "")
         assert follower.has("Namespace", "kube-system", "")
         assert [key.name for key in follower.objects if key.kind == "Node"] == [NODE]
-        took = _time_of_a_change(plane, follower)
-        assert took < 5.0
+        kept(1, lambda: _time_of_a_change(plane, follower))
         made = plane.api.patch(f"{SERVICES}/seen", {"metadata": {"annotations": {"x": "y"}}})
         until(lambda: follower.versions["Service"] >= int(made["metadata"]["resourceVersion"]))
         plane.api.delete(f"{SERVICES}/seen")
@@ -153,6 +153,7 @@ def _time_of_a_change(plane: ControlPlane, follower: Follower) -> float:
     plane.api.create(SERVICES, service("new"))
     took = until(lambda: follower.has("Service", "new"))
     plane.api.delete(f"{SERVICES}/new")
+    until(lambda: not follower.has("Service", "new"))
     return took
 
 

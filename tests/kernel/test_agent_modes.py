@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pointsman.lab.agent import Agent
-from pointsman.lab.traffic import fetch
-from support.agents import METRICS_PORT, Supervised, seconds_until, server_at, supervised
+from support.agents import Supervised, seconds_until, server_at, supervised
 from support.manifests import service, slices
 
 if TYPE_CHECKING:
@@ -46,10 +45,6 @@ def node(ground: Ground, tmp_path: Path) -> Iterator[Supervised]:
         yield made
 
 
-def mode_of(node: Supervised) -> str:
-    return fetch(node.ground.node, "127.0.0.1", METRICS_PORT, "/proxyMode")[1].decode()
-
-
 def log_of(node: Supervised) -> str:
     return node.log.read_text("utf-8")
 
@@ -57,7 +52,7 @@ def log_of(node: Supervised) -> str:
 def test_it_goes_on_in_nftables_and_says_so(node: Supervised) -> None:
     node.start()
     client = node.ground.client
-    assert mode_of(node) == "nftables"
+    assert node.agent.mode() == "nftables"
     assert all(server_at(client, address) for address in VIP.values())
     ((reason),) = FELL_BACK.findall(log_of(node))
     assert re.search(r"modprobe|CAP_NET_ADMIN|CONFIG_IP_VS", reason), "the remedy"
@@ -81,7 +76,7 @@ def test_another_configuration_ends_it_without_a_restart(node: Supervised) -> No
     node.start()
     node.put("config.json", config(mode="nftables"))
     seconds_until(lambda: "INFO mode nftables is in force, as the configuration says" in log_of(node))
-    assert mode_of(node) == "nftables"
+    assert node.agent.mode() == "nftables"
     node.put("config.json", config(mode="example.com/a", fallbackModes=["example.com/b"]))
     seconds_until(lambda: "spec.mode: this node supports none of example.com/a, example.com/b" in log_of(node))
     assert all(server_at(node.ground.client, address) for address in VIP.values())

@@ -159,7 +159,7 @@ def test_affinity_expires_and_each_new_connection_refreshes_it(node: Chained) ->
     (before,) = come_for_longer_than_the_timeout([clients])
     time.sleep(3.5)
     # Each of 30 clients draws the same one of 16 again in one case of 16: all of them never do.
-    assert clients.come() != before
+    assert clients.connect() != before
 
 
 @FAMILIES

@@ -22,6 +22,7 @@ from support.dataplanes import open_dataplane
 from support.latest import Latest
 from support.mode_changes import SERVICE, VIP, ChangingNode, Flows, Lines, changing_node, expect, slices_at
 from support.proxied import SETTINGS, answer, vip
+from support.steady import steady
 
 from .conftest import lay_ground
 
@@ -113,7 +114,7 @@ UNLUCKY: Mapping[Mode, Callable[[], Dataplane]] = {
 def test_nobody_notices_a_change_that_fails_half_way(ground: Ground, before: Mode, after: Mode) -> None:
     with changing_node(ground, {after: UNLUCKY[after]}) as node:
         node.put_in_force(before)
-        held = held_by(ground)
+        held = steady(lambda: listed_on(ground))
         outcomes = []
         seen = node.watch(lambda: outcomes.append(node.ask_for(after)))
         expect(seen, before, after)
@@ -122,19 +123,7 @@ def test_nobody_notices_a_change_that_fails_half_way(ground: Ground, before: Mod
         if after == "userspace":
             assert set(facts.draining) == {"userspace"}, "it serves what came to it meanwhile"
             wait_until(lambda: node.draining() == {}, "its connections end", patience=30, pause=0.1)
-        assert held_by(ground) == held, "nothing of the other one is left"
-
-
-def held_by(ground: Ground) -> list[str]:
-    """Return what `listed_on` a ground's node says twice: a map that the kernel is growing is listed in part."""
-    listed = [listed_on(ground)]
-
-    def is_settled() -> bool:
-        listed.append(listed_on(ground))
-        return listed[-1] == listed[-2]
-
-    wait_until(is_settled, "listings that agree", patience=60, pause=0.05)
-    return listed[-1]
+        assert steady(lambda: listed_on(ground)) == held, "nothing of the other one is left"
 
 
 def listed_on(ground: Ground) -> list[str]:

@@ -115,7 +115,7 @@ def test_it_expires_and_each_new_connection_refreshes_it(node: Proxied) -> None:
         node.put({frontend: answer(start(node, frontend, 16), affinity=3)})
     before = come_for_longer_than_the_timeout(every)
     time.sleep(3.5)
-    after = [clients.come() for clients in every]
+    after = [clients.connect() for clients in every]
     # Each of 40 clients draws the same one of 16 again in one case of 16: all of them never do.
     assert all(new != old for new, old in zip(after, before, strict=True))
 

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pointsman.lab.traffic import fetch
-from support.agents import METRICS_PORT, Supervised, seconds_until, server_at, supervised
+from support.agents import Supervised, seconds_until, server_at, supervised
 from support.manifests import service, slices
 from support.plugins import TOY, installed, metadata
 from support.proxied import client_address, give_addresses, reach, unlikely, vip
@@ -46,10 +45,6 @@ def web(node: Supervised, scheduler: str = "", *, pods: int = 3) -> list[Documen
     return [service("web", VIP, annotations=annotations), *slices("web", *node.ground.pods[:pods])]
 
 
-def mode_of(node: Supervised) -> str:
-    return fetch(node.ground.node, "127.0.0.1", METRICS_PORT, "/proxyMode")[1].decode()
-
-
 def tables(node: Supervised) -> set[str]:
     lines = node.ground.node.namespace.run("nft", "list", "tables", "ip").splitlines()
     return {line.removeprefix("table ip ") for line in lines}
@@ -71,7 +66,7 @@ def everybody(node: Supervised, address: str = VIP) -> set[str]:
 def test_a_dataplane_of_ones_own_comes_in_force_and_goes_again(node: Supervised) -> None:
     node.write("web.json", *web(node))
     node.start()
-    assert (mode_of(node), tables(node)) == ("nftables", {"pointsman"})
+    assert (node.agent.mode(), tables(node)) == ("nftables", {"pointsman"})
     node.write("config.json", config(mode=TOY_MODE))
     seconds_until(lambda: node.agent.mode() == TOY_MODE)
     seconds_until(lambda: tables(node) == {"example-toy"})
@@ -102,7 +97,7 @@ def test_what_it_left_is_gone_after_a_start_in_another_mode(node: Supervised) ->
     node.write("web.json", *web(node))
     node.write("config.json", config(mode=TOY_MODE))
     node.start()
-    assert (mode_of(node), tables(node)) == (TOY_MODE, {"example-toy"})
+    assert (node.agent.mode(), tables(node)) == (TOY_MODE, {"example-toy"})
     node.agent.kill()
     node.write("config.json", config(mode="nftables"))
     node.start()
@@ -113,7 +108,7 @@ def test_a_node_without_it_falls_back_and_says_what_to_do(node: Supervised) -> N
     node.write("web.json", *web(node))
     node.write("config.json", config(mode="example.com/other", fallbackModes=[TOY_MODE, "nftables"]))
     node.start()
-    assert mode_of(node) == TOY_MODE
+    assert node.agent.mode() == TOY_MODE
     assert (
         "mode example.com/other is wanted, mode example.com/toy is in force; example.com/other: no dataplane "
         "example.com/other is installed on this node; pip install the package that has it into the agents' image"
@@ -182,7 +177,7 @@ def test_what_cannot_be_used_is_told_at_the_start_and_is_no_crash(
         node.write("web.json", *web(node, "example.com/bad"))
         node.write("config.json", config(mode="example.com/bad"))
         node.start()
-        assert mode_of(node) == "nftables"
+        assert node.agent.mode() == "nftables"
         assert everybody(node)
         log = node.log.read_text("utf-8")
     assert "bad 1.0: entry point example.com/bad: pointsman.schedulers: it cannot be used (RuntimeError: no hard" in log

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,10 +14,10 @@ from pointsman.lab.agent import HEALTHZ_PORT
 from pointsman.lab.traffic import Answered, Held, connect, open_socket
 from support.agents import Supervised, seconds_until, server_at, server_now, supervised
 from support.manifests import service, slices
-from support.promptness import LONGEST, assert_prompt, seconds_until_mended
+from support.promptness import kept, seconds_until_mended
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from pointsman.lab.network import Host
@@ -123,6 +124,7 @@ REPAIRS = {
     "a map is flushed": ["nft flush map ip pointsman-userspace ports", "nft flush map ip6 pointsman-userspace ports"],
     "a chain's rules are deleted": ["nft flush chain ip pointsman-userspace dispatch"],
 }
+ROUTES = [f"ip {family} route flush table local proto 113" for family in ("-4", "-6")]
 
 
 def test_what_others_flush_is_mended_within_a_second_and_a_route_within_the_sync_period(
@@ -131,24 +133,22 @@ def test_what_others_flush_is_mended_within_a_second_and_a_route_within_the_sync
     took, run = {}, node.ground.node.namespace.run
     node.put("config.json", {**CONFIG, "spec": {**CONFIG["spec"], "syncPeriod": "5m"}})
 
+    def disturb(commands: Iterable[str]) -> None:
+        for command in commands:
+            run(*command.split())
+
     def is_mended() -> bool:
         return all(server_now(node.ground.client, address) for address in VIP.values())
 
     with Held(node.ground.client, VIP[4], 80, count=20) as held:
         for name, commands in REPAIRS.items():
-            for command in commands:
-                run(*command.split())
-            took[name] = seconds_until_mended(is_mended)
+            took[name] = kept(1, partial(seconds_until_mended, partial(disturb, commands), is_mended))
         node.put("config.json", {**CONFIG, "spec": {**CONFIG["spec"], "syncPeriod": "1s"}})
-        for family in ("-4", "-6"):
-            run("ip", family, "route", "flush", "table", "local", "proto", "113")
-        took["the routes are deleted"] = seconds_until(is_mended)
+        # The sync period is what is promised; a busy machine gets more.
+        took["the routes are deleted"] = kept(4, partial(seconds_until_mended, partial(disturb, ROUTES), is_mended))
         assert not held.broken()
     with capsys.disabled():
         print("\nuserspace: mended after " + ", ".join(f"{what} {s * 1000:.0f} ms" for what, s in took.items()))  # noqa: T201 (a measurement)
-    assert_prompt([took[name] for name in REPAIRS], promised=1)
-    # The sync period is what is promised; a busy machine gets more.
-    assert took["the routes are deleted"] < 1 + LONGEST
 
 
 def is_answered(origin: Host, address: str, port: int) -> bool:

@@ -14,7 +14,7 @@ from pointsman.lab.traffic import Answered, Held, Refused, TimedOut, connect
 from pointsman.lab.waiting import wait_until
 from pointsman.model.plan import Answer, Backend, Plan, Pool
 from support.dataplanes import open_dataplane
-from support.proxied import SETTINGS, OnGround, answer, give_addresses, node_port, pool, reach, table_words, vip
+from support.proxied import SETTINGS, OnGround, answer, give_addresses, node_port, pool, reach, table_held, vip
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -272,12 +272,10 @@ def test_cleanup_leaves_no_trace(node: Proxied) -> None:
 def test_what_is_rendered_is_what_is_loaded_but_for_the_ports(node: Proxied) -> None:
     plan = Plan({vip(1, "tcp", family): answer(node.endpoints(1, "tcp", family)) for family in (4, 6)}, SETTINGS)  # type: ignore[arg-type]
     node.dataplane.adopt(plan)
-    own = {
-        family: table_words(node.nft("-s", "list", "table", family, "pointsman-userspace")) for family in ("ip", "ip6")
-    }
+    own = {family: table_held(node.nft, family, "pointsman-userspace") for family in ("ip", "ip6")}
     node.nft("-f", "-", stdin=render(plan))
     for family, words in own.items():
-        rendered = table_words(node.nft("-s", "list", "table", family, "pointsman-userspace"))
+        rendered = table_held(node.nft, family, "pointsman-userspace")
         assert {word for word in rendered if "counter" not in word} >= {
             word for word in words if "counter" not in word and not re.fullmatch("0x[0-9a-f]+ : 0x[0-9a-f]+", word)
         }

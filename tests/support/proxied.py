@@ -12,6 +12,7 @@ from pointsman.dataplane.nftables import NftablesDataplane
 from pointsman.dataplane.nftables.wire import GETGEN
 from pointsman.lab.traffic import Answered, connect
 from pointsman.model.plan import NODE_PORT, Answer, Backend, Delta, Frontend, NodeSettings, Plan, Pool
+from support.steady import steady
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -88,7 +89,7 @@ class Proxied(OnGround[NftablesDataplane]):
 
     def tables(self) -> dict[str, list[str]]:
         """Return what both tables hold, but for counters and what packets fill, in an order of its own."""
-        return {family: table_words(self.nft("-s", "list", "table", family, "pointsman")) for family in ("ip", "ip6")}
+        return {family: table_held(self.nft, family, "pointsman") for family in ("ip", "ip6")}
 
 
 @contextmanager
@@ -130,6 +131,11 @@ def generation(node: Host) -> int:
         return int.from_bytes(dict(attributes(wire.get(GETGEN, 0)))[1], "big")
     finally:
         wire.close()
+
+
+def table_held(nft: Callable[..., str], family: str, table: str) -> list[str]:
+    """List a table with nft, as `table_words` cuts it; see `steady`."""
+    return steady(lambda: table_words(nft("-s", "list", "table", family, table)))
 
 
 def table_words(listing: str) -> list[str]:
@@ -205,9 +211,12 @@ class Clients:
     def connect(self) -> list[str]:
         """Connect once from each and return the servers' names."""
         self._port += 1
-        ground, frontend, port = self._ground, self._frontend, self._port
+        return [self._visit(source) for source in self._sources]
+
+    def _visit(self, source: str) -> str:
+        ground, frontend = self._ground, self._frontend
         at = ground.node.address(frontend.family)
-        return [reach(ground.client, frontend, at=at, source=source, source_port=port) for source in self._sources]
+        return reach(ground.client, frontend, at=at, source=source, source_port=self._port)
 
 
 def unlikely(observed: Mapping[str, int], expected: Mapping[str, float]) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from pointsman.lab.waiting import wait_until
-from support.proxied import client_address, reach
+from support.proxied import Clients
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from kernel.conftest import Ground
     from pointsman.model.plan import Frontend
 
-_FIRST_PORT: Final = 4000
 _SURE: Final = 0.75
 """The part of the timeout after which a client is surely remembered; the kernel's own clock may lag behind ours."""
 _PAUSE: Final = 0.5
@@ -38,8 +37,8 @@ class Stay(msgspec.Struct):
     last: float
 
 
-class Regulars:
-    """Many client addresses, each with a new source port for each connection, and when they came.
+class Regulars(Clients):
+    """Clients, and when they came: whoever surely came in time finds the same server.
 
     Args:
         ground: where they are.
@@ -49,15 +48,9 @@ class Regulars:
     """
 
     def __init__(self, ground: Ground, frontend: Frontend, count: int, timeout: float) -> None:
-        self._ground, self._frontend, self._timeout = ground, frontend, timeout
-        self._sources = [client_address(number, frontend.family) for number in range(count)]
-        self._port = _FIRST_PORT
+        super().__init__(ground, frontend, count)
+        self._timeout = timeout
         self._stays: dict[str, Stay] = {}
-
-    def come(self) -> list[str]:
-        """Connect once from each; whoever surely came in time finds the same server. Return the servers' names."""
-        self._port += 1
-        return [self._visit(source) for source in self._sources]
 
     def have_stayed(self) -> bool:
         """Tell whether most clients were remembered for longer than one visit would have made them so."""
@@ -65,10 +58,8 @@ class Regulars:
         return len(stayed) > len(self._sources) / 2
 
     def _visit(self, source: str) -> str:
-        ground, frontend = self._ground, self._frontend
         begun = time.monotonic()
-        at = ground.node.address(frontend.family)
-        server = reach(ground.client, frontend, at=at, source=source, source_port=self._port)
+        server = super()._visit(source)
         ended, stay = time.monotonic(), self._stays.get(source)
         if stay is None or ended - stay.last > _SURE * self._timeout:
             self._stays[source] = Stay(server, ended, begun)
@@ -83,7 +74,7 @@ def come_for_longer_than_the_timeout(every: Collection[Regulars]) -> list[list[s
     servers: list[list[str]] = []
 
     def have_stayed() -> bool:
-        servers[:] = [clients.come() for clients in every]
+        servers[:] = [clients.connect() for clients in every]
         return all(clients.have_stayed() for clients in every)
 
     wait_until(have_stayed, "clients that come in time", patience=_PATIENCE, pause=_PAUSE)

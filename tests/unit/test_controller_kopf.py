@@ -20,7 +20,7 @@ from pointsman.sources.apiserver.backoff import SystemClock
 from pointsman.sources.apiserver.link import Link
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Mapping
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 
     import pytest
 
@@ -84,12 +84,17 @@ class Kopf:
         self.stopped = True
 
 
-def test_kopf_is_started_again_when_it_ends_and_ends_when_it_shall(monkeypatch: pytest.MonkeyPatch) -> None:
-    fake = Kopf()
+Heard = tuple[str, str | None, "Mapping[str, Any]"]
+
+
+def with_kopf(
+    monkeypatch: pytest.MonkeyPatch, pause: float, script: Callable[[KopfThread, asyncio.Event], Awaitable[None]]
+) -> tuple[Kopf, list[Heard]]:
+    """Run a script beside a Kopf that fails twice; its event is set with each thing that Kopf tells."""
+    fake, heard = Kopf(), list[Heard]()
     monkeypatch.setattr("kopf.operator", fake)
-    monkeypatch.setattr(kopf_thread, "_SHORTEST", 0.001)
-    monkeypatch.setattr(kopf_thread, "_LONGEST", 0.001)
-    heard: list[tuple[str, str | None, Mapping[str, Any]]] = []
+    monkeypatch.setattr(kopf_thread, "_SHORTEST", pause)
+    monkeypatch.setattr(kopf_thread, "_LONGEST", pause)
 
     async def run() -> None:
         told = asyncio.Event()
@@ -99,62 +104,45 @@ def test_kopf_is_started_again_when_it_ends_and_ends_when_it_shall(monkeypatch: 
             told.set()
 
         thread = KopfThread(Access(), hear)
-        thread.start()
         task = asyncio.create_task(thread.run())
+        await asyncio.sleep(0)
+        assert fake.starts == 0, "nobody wants it yet"
         async with asyncio.timeout(10):
-            await told.wait()
+            await script(thread, told)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
 
     asyncio.run(run())
+    return fake, heard
+
+
+def test_kopf_is_started_again_when_it_ends_and_ends_when_it_shall(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def script(thread: KopfThread, told: asyncio.Event) -> None:
+        thread.start()
+        await told.wait()
+
+    fake, heard = with_kopf(monkeypatch, 0.001, script)
     assert (fake.starts, fake.stopped) == (3, True)
     assert heard == [("Node", None, {"metadata": {"name": "n1"}})]
 
 
 def test_kopf_is_started_again_on_demand(monkeypatch: pytest.MonkeyPatch) -> None:
-    fake = Kopf()
-    monkeypatch.setattr("kopf.operator", fake)
-    monkeypatch.setattr(kopf_thread, "_SHORTEST", 0.001)
-    monkeypatch.setattr(kopf_thread, "_LONGEST", 0.001)
-
-    async def run() -> None:
-        told = asyncio.Event()
-        thread = KopfThread(Access(), lambda *_: told.set())
-        task = asyncio.create_task(thread.run())
-        await asyncio.sleep(0)
-        assert fake.starts == 0, "nobody wants it yet"
-        thread.start()
-        async with asyncio.timeout(10):
-            await told.wait()
+    async def script(thread: KopfThread, told: asyncio.Event) -> None:
+        for _ in range(2):
             told.clear()
             thread.start()
             await told.wait()
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
 
-    asyncio.run(run())
-    assert fake.starts == 4
+    assert with_kopf(monkeypatch, 0.001, script)[0].starts == 4
 
 
 def test_kopf_that_waits_for_its_next_try_starts_at_once_on_demand(monkeypatch: pytest.MonkeyPatch) -> None:
-    fake = Kopf()
-    monkeypatch.setattr("kopf.operator", fake)
-    monkeypatch.setattr(kopf_thread, "_SHORTEST", 1000.0)
-    monkeypatch.setattr(kopf_thread, "_LONGEST", 1000.0)
+    async def script(thread: KopfThread, told: asyncio.Event) -> None:
+        while not told.is_set():  # each of the first two runs fails
+            thread.start()
+            await asyncio.sleep(0.01)
 
-    async def run() -> None:
-        told = asyncio.Event()
-        thread = KopfThread(Access(), lambda *_: told.set())
-        task = asyncio.create_task(thread.run())
-        async with asyncio.timeout(10):
-            while not told.is_set():  # each of the first two runs fails
-                thread.start()
-                await asyncio.sleep(0.01)
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-
-    asyncio.run(run())
-    assert fake.starts >= 3
+    assert with_kopf(monkeypatch, 1000.0, script)[0].starts >= 3
 
 
 class Server:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pointsman.api.schedulers import SCHEDULERS
-from pointsman.lab.traffic import Held, Load, fetch
-from support.agents import METRICS_PORT, Supervised, seconds_until, server_at, supervised
+from pointsman.lab.traffic import Held, Load
+from support.agents import Supervised, seconds_until, server_at, supervised
 from support.manifests import service, slices
 
 if TYPE_CHECKING:
@@ -77,11 +77,6 @@ def start(node: Supervised) -> None:
     node.agent.daemon.wait_until(lambda: node.agent.healthz()[0] == 200, "is not ready", patience=PATIENCE)
 
 
-def mode_of(node: Supervised) -> str:
-    """Ask once, with patience, an agent that is there; while it may be away, `node.agent.mode` is asked."""
-    return fetch(node.ground.node, "127.0.0.1", METRICS_PORT, "/proxyMode")[1].decode()
-
-
 def ipvs_of(node: Supervised) -> str:
     return node.ground.node.namespace.run("cat", "/proc/net/ip_vs")
 
@@ -96,7 +91,7 @@ def answers(node: Supervised) -> bool:
 
 def test_it_is_in_force_with_its_sysctls_and_gives_way_to_another(node: Supervised) -> None:
     start(node)
-    assert mode_of(node) == "ipvs"
+    assert node.agent.mode() == "ipvs"
     assert answers(node)
     assert "wlc" in ipvs_of(node)
     for name in ("conntrack", "expire_nodest_conn", "expire_quiescent_template"):
@@ -119,7 +114,7 @@ def test_it_comes_back_when_the_module_does(node: Supervised) -> None:
     with ipvs_kept_out():
         assert unload()
         start(node)
-        assert mode_of(node) == "nftables"
+        assert node.agent.mode() == "nftables"
         assert "ipvs: no IPVS in this kernel; run `modprobe ip_vs`" in node.log.read_text("utf-8")
         with Held(node.ground.client, VIP[4], 80, count=20) as held, Load(node.ground.client, VIP[4], 80) as load:
             load.wait(10)

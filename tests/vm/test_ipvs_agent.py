@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pointsman.lab.traffic import Answered, Load, Refused, connect, fetch
-from support.agents import METRICS_PORT, Supervised, seconds_until, server_at, supervised
+from pointsman.lab.traffic import Answered, Load, Refused, connect
+from support.agents import Supervised, seconds_until, server_at, supervised
 from support.manifests import service, slices
 from support.mode_changes import Lines
 
@@ -61,10 +61,6 @@ def start(node: Supervised) -> None:
     node.agent.daemon.wait_until(lambda: node.agent.healthz()[0] == 200, "is not ready", patience=PATIENCE)
 
 
-def mode_of(node: Supervised) -> str:
-    return fetch(node.ground.node, "127.0.0.1", METRICS_PORT, "/proxyMode")[1].decode()
-
-
 def saved(node: Supervised) -> list[str]:
     return sorted(node.ground.node.namespace.run("ipvsadm", "-Sn").splitlines())
 
@@ -87,7 +83,7 @@ def seen(node: Supervised, count: int = 6) -> dict[tuple[str, int], set[tuple[st
 def test_the_example_answers_and_connections_outlive_a_killed_agent(node: Supervised) -> None:
     ground = node.ground
     start(node)
-    assert mode_of(node) == "ipvs"
+    assert node.agent.mode() == "ipvs"
     for (way, family), answers in seen(node).items():
         own, pod = ground.node.address(family), ground.pods[1].address(family)
         whom = pod if way == "web-2 to cluster IP" else own
@@ -123,7 +119,7 @@ def test_the_example_answers_and_connections_outlive_a_killed_agent(node: Superv
     # Their connections have ended, so what drained goes.
     gone = (f"-t {OTHER}:80", "-r 192.168.1.1:80", "-r [fd00:192:168:1::1]:80")
     seconds_until(lambda: not any(word in line for line in saved(node) for word in gone), limit=PATIENCE)
-    assert mode_of(node) == "ipvs"
+    assert node.agent.mode() == "ipvs"
     assert not re.findall("ERROR|WARNING|Traceback", node.log.read_text("utf-8"))
 
 

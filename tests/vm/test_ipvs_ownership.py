@@ -12,8 +12,7 @@ from pointsman.dataplane.local_routes import LocalRoutes
 from pointsman.dataplane.protocol import Written
 from pointsman.lab.connections import Refused, connect
 from pointsman.model.plan import Answer, IpvsSettings, Plan
-from support.proxied import SETTINGS, answer, pool, table_words
-from support.steady import steady
+from support.proxied import SETTINGS, answer, pool, table_held
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -67,11 +66,7 @@ def filled(node: IpvsNode) -> dict[str, Frontend]:
 
 def state(node: IpvsNode) -> list[str]:
     """Return all of ours that the kernel holds, in an order of its own."""
-
-    def words(family: str) -> list[str]:
-        return table_words(node.nft("-s", "list", "table", family, TABLE))
-
-    ours = [line for family in ("ip", "ip6") for line in steady(lambda: words(family))]  # noqa: B023 (used at once)
+    ours = [line for family in ("ip", "ip6") for line in table_held(node.nft, family, TABLE)]
     routes = [line for family in (4, 6) for line in node.local_routes(family).splitlines()]
     return sorted([*node.saved(), *ours, *routes])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,9 +20,8 @@ from pointsman.dataplane.local_routes import PROTOCOL
 from pointsman.lab.namespaces import Namespace, batch, create, new_prefix, remove
 from pointsman.lab.network import Host
 from support.manifests import service
-from support.proxied import table_words
+from support.proxied import table_held
 from support.proxy import Proxy
-from support.steady import steady
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -145,11 +145,7 @@ def virtual_servers(node: Namespace) -> list[str]:
 
 def around(node: Namespace) -> list[str]:
     """Return rules, sets and routes. The agent seals its table with checksums; a script can't know them."""
-
-    def words(family: str) -> list[str]:
-        return table_words(node.run("nft", "-s", "list", "table", family, TABLE))
-
-    rules = [line for family in ("ip", "ip6") for line in steady(lambda: words(family))]  # noqa: B023 (used at once)
+    rules = [line for family in ("ip", "ip6") for line in table_held(partial(node.run, "nft"), family, TABLE)]
     routes = [
         line.strip()
         for family in (4, 6)

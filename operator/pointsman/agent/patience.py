@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from pointsman.process.clock import Clock
 
 T = TypeVar("T")
-_PASSING: Final = frozenset({429, 500, 502, 503, 504})
-"""Of an API server that starts, ends or has too much to do, and of a load balancer before it."""
 _PAUSE: Final = 1.0
 """Seconds from one try to the next."""
 ONE_TRY: Final = 5.0
@@ -40,7 +38,7 @@ async def ask(request: Callable[[], Awaitable[T]], clock: Clock, seconds: float)
             async with asyncio.timeout(min(ONE_TRY, end - clock.monotonic())):
                 return await request()
         except (ApiError, Unreachable, TimeoutError) as error:
-            passes = not isinstance(error, ApiError) or error.status in _PASSING
+            passes = not isinstance(error, ApiError) or error.is_passing
             if not passes or clock.monotonic() + _PAUSE >= end:
                 raise
         await clock.wait(never, _PAUSE)

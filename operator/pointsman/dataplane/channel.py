@@ -14,6 +14,12 @@ import struct
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from pointsman.dataplane.netlink import Refusal
+from pointsman.dataplane.rtnetlink import (
+    IFA_ADDRESS,
+    IFA_LOCAL,
+    IFADDRMSG,
+    RTM_GETADDR,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -42,10 +48,6 @@ _HEADER: Final = struct.Struct("=IHHII")
 _ATTRIBUTE: Final = struct.Struct("=HH")
 _ERROR: Final = struct.Struct("=i")
 _RECEIVE_BYTES: Final = 1 << 16  # the kernel fills at most 32 KiB
-_RTM_GETADDR: Final = 22
-_IFADDRMSG: Final = struct.Struct("=BBBBI")
-_IFA_ADDRESS: Final = 1
-_IFA_LOCAL: Final = 2
 _ERROR_BYTES: Final = 2048  # what the kernel charges the receive buffer for one error, and more
 _SEQUENCES: Final = 0xFFFFFFFF  # 1..0xFFFFFFFF, and again from 1
 
@@ -230,11 +232,11 @@ def read_addresses(channel: Channel, family: Family) -> frozenset[bytes]:
     Raises:
         OSError: the kernel refused.
     """
-    request = _IFADDRMSG.pack(ADDRESS_FAMILY[family], 0, 0, 0, 0)
+    request = IFADDRMSG.pack(ADDRESS_FAMILY[family], 0, 0, 0, 0)
     found: set[bytes] = set()
-    for message in channel.dump(_RTM_GETADDR, request):
-        spans = attributes(message.data, message.start + _IFADDRMSG.size, message.end)
-        span = spans.get(_IFA_LOCAL) or spans.get(_IFA_ADDRESS)
+    for message in channel.dump(RTM_GETADDR, request):
+        spans = attributes(message.data, message.start + IFADDRMSG.size, message.end)
+        span = spans.get(IFA_LOCAL) or spans.get(IFA_ADDRESS)
         if span:
             found.add(message.data[slice(*span)])
     return frozenset(found)

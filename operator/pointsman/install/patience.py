@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from pointsman.sources.apiserver.client import PatchKind
 
 T = TypeVar("T")
-_PASSING: Final = frozenset({429, 500, 502, 503, 504})
-"""Of an API server that starts, ends or has too much to do, and of a load balancer before it."""
 _UNKNOWN: Final = frozenset({401, 403})
 """Of an API server that has just started, too, or to which the rights have come just now: it knows no roles yet."""
 _LEARNS: Final = 5.0
@@ -102,7 +100,7 @@ class Patience:
             except ApiError as error:
                 if error.status == HTTPStatus.NOT_FOUND:
                     raise
-                if not self._passes(error.status):
+                if not self._passes(error):
                     raise InstallError(_refusal(error, permission)) from error
                 trouble = str(error)
             except (Unreachable, TimeoutError) as error:
@@ -110,11 +108,11 @@ class Patience:
                 trouble = str(error) or f"no answer within {_ONE_TRY:g} s"
             await self._wait_for_better_times(trouble)
 
-    def _passes(self, status: int) -> bool:
-        """Tell whether to ask again after an answer of this HTTP status."""
-        if status not in _UNKNOWN:
+    def _passes(self, error: ApiError) -> bool:
+        """Tell whether to ask again after such an answer."""
+        if error.status not in _UNKNOWN:
             self._was_away()
-            return status in _PASSING
+            return error.is_passing
         now = self._clock.monotonic()
         self._refused_at = now if self._refused_at is None else self._refused_at
         return now - self._refused_at < self._learns and not self.is_over

@@ -95,7 +95,7 @@ class Agent:
     def mode(self) -> str:
         """Return the mode in force, or "" when it does not answer."""
         with contextlib.suppress(OSError):
-            return fetch(self.node, "127.0.0.1", METRICS_PORT, "/proxyMode", timeout=2)[1].decode()
+            return fetch(self.node, "127.0.0.1", METRICS_PORT, "/proxyMode")[1].decode()
         return ""
 
     def _has_taken_in(self, after: float) -> bool:

@@ -6,11 +6,17 @@ The end of a link that is set up before its peer is switched on later, by a work
 
 from __future__ import annotations
 
-import struct
 import time
 from typing import TYPE_CHECKING, Final
 
 from pointsman.dataplane.channel import NETLINK_ROUTE, Channel, attributes
+from pointsman.dataplane.rtnetlink import (
+    IF_OPER_UP,
+    IFINFOMSG,
+    IFLA_IFNAME,
+    IFLA_OPERSTATE,
+    RTM_GETLINK,
+)
 from pointsman.lab.namespaces import LabError
 
 if TYPE_CHECKING:
@@ -18,12 +24,6 @@ if TYPE_CHECKING:
 
     from pointsman.lab.namespaces import Namespace
 
-_RTM_GETLINK: Final = 18
-_IFINFOMSG: Final = struct.Struct("=BBHiII")
-_IFLA_IFNAME: Final = 3
-_IFLA_OPERSTATE: Final = 16
-_UP: Final = 6
-"""IF_OPER_UP (linux/if.h): set behind what switches the link on."""
 _PATIENCE: Final = 30.0
 _PAUSE: Final = 0.001
 
@@ -52,8 +52,8 @@ def wait_until_up(namespace: Namespace, devices: Collection[str]) -> None:
 
 
 def _links_up(channel: Channel) -> Iterator[str]:
-    for message in channel.dump(_RTM_GETLINK, _IFINFOMSG.pack(0, 0, 0, 0, 0, 0)):
+    for message in channel.dump(RTM_GETLINK, IFINFOMSG.pack(0, 0, 0, 0, 0, 0)):
         data = message.data
-        spans = attributes(data, message.start + _IFINFOMSG.size, message.end)
-        if data[spans[_IFLA_OPERSTATE][0]] == _UP:
-            yield data[slice(*spans[_IFLA_IFNAME])].rstrip(b"\0").decode()
+        spans = attributes(data, message.start + IFINFOMSG.size, message.end)
+        if data[spans[IFLA_OPERSTATE][0]] == IF_OPER_UP:  # set behind what switches the link on
+            yield data[slice(*spans[IFLA_IFNAME])].rstrip(b"\0").decode()

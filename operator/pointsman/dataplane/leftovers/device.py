@@ -6,29 +6,29 @@ import errno
 import ipaddress
 import os
 import socket
-import struct
 from typing import TYPE_CHECKING, Final
 
 from pointsman.dataplane.channel import NETLINK_ROUTE, Channel, attributes
 from pointsman.dataplane.leftovers.found import Leftover
 from pointsman.dataplane.netlink import attribute
 from pointsman.dataplane.protocol import DataplaneError
+from pointsman.dataplane.rtnetlink import (
+    IFA_ADDRESS,
+    IFA_LOCAL,
+    IFADDRMSG,
+    IFINFOMSG,
+    IFLA_IFNAME,
+    IFLA_INFO_KIND,
+    IFLA_LINKINFO,
+    RTM_DELLINK,
+    RTM_GETADDR,
+    RTM_GETLINK,
+)
 
 if TYPE_CHECKING:
     from pointsman.dataplane.channel import Message
 
 NAME: Final = "kube-ipvs0"
-
-_RTM_DELLINK: Final = 17
-_RTM_GETLINK: Final = 18
-_RTM_GETADDR: Final = 22
-_IFINFOMSG: Final = struct.Struct("=BBHiII")
-_IFADDRMSG: Final = struct.Struct("=BBBBI")
-_IFLA_IFNAME: Final = 3
-_IFLA_LINKINFO: Final = 18
-_IFLA_INFO_KIND: Final = 1
-_IFA_ADDRESS: Final = 1
-_IFA_LOCAL: Final = 2
 
 
 class Device:
@@ -57,8 +57,8 @@ class Device:
         found = self._look()
         if found is None or found[1] != self._kind:
             return frozenset()
-        request = _IFADDRMSG.pack(socket.AF_UNSPEC, 0, 0, 0, 0)
-        pairs = map(_address, self._channel.dump(_RTM_GETADDR, request))
+        request = IFADDRMSG.pack(socket.AF_UNSPEC, 0, 0, 0, 0)
+        pairs = map(_address, self._channel.dump(RTM_GETADDR, request))
         # The kernel gives each device a link-local address by itself.
         return frozenset(str(each) for index, each in pairs if index == found[0] and each and not each.is_link_local)
 
@@ -84,8 +84,8 @@ class Device:
         found = self._look()
         if found is None or found[1] != self._kind:
             return
-        request = _IFINFOMSG.pack(socket.AF_UNSPEC, 0, 0, found[0], 0, 0)
-        for code in self._channel.run(_RTM_DELLINK, [request]):
+        request = IFINFOMSG.pack(socket.AF_UNSPEC, 0, 0, found[0], 0, 0)
+        for code in self._channel.run(RTM_DELLINK, [request]):
             if code != errno.ENODEV:
                 raise DataplaneError(f"can't delete the device {self._name}: {os.strerror(code)}")
 
@@ -95,24 +95,24 @@ class Device:
 
     def _look(self) -> tuple[int, str] | None:
         """Return its number and its kind, or None."""
-        request = _IFINFOMSG.pack(socket.AF_UNSPEC, 0, 0, 0, 0, 0)
-        request += attribute(_IFLA_IFNAME, self._name.encode() + b"\0")
+        request = IFINFOMSG.pack(socket.AF_UNSPEC, 0, 0, 0, 0, 0)
+        request += attribute(IFLA_IFNAME, self._name.encode() + b"\0")
         try:
-            message = self._channel.get(_RTM_GETLINK, request)
+            message = self._channel.get(RTM_GETLINK, request)
         except OSError as error:
             if error.errno == errno.ENODEV:
                 return None
             raise
         data = message.data
-        spans = attributes(data, message.start + _IFINFOMSG.size, message.end)
-        kind = attributes(data, *spans.get(_IFLA_LINKINFO, (0, 0))).get(_IFLA_INFO_KIND, (0, 0))
-        index = _IFINFOMSG.unpack_from(data, message.start)[3]
+        spans = attributes(data, message.start + IFINFOMSG.size, message.end)
+        kind = attributes(data, *spans.get(IFLA_LINKINFO, (0, 0))).get(IFLA_INFO_KIND, (0, 0))
+        index = IFINFOMSG.unpack_from(data, message.start)[3]
         return index, data[slice(*kind)].rstrip(b"\0").decode()
 
 
 def _address(message: Message) -> tuple[int, ipaddress.IPv4Address | ipaddress.IPv6Address | None]:
     """Read the number of an address's device, and the address."""
-    index = _IFADDRMSG.unpack_from(message.data, message.start)[4]
-    spans = attributes(message.data, message.start + _IFADDRMSG.size, message.end)
-    span = spans.get(_IFA_LOCAL) or spans.get(_IFA_ADDRESS)
+    index = IFADDRMSG.unpack_from(message.data, message.start)[4]
+    spans = attributes(message.data, message.start + IFADDRMSG.size, message.end)
+    span = spans.get(IFA_LOCAL) or spans.get(IFA_ADDRESS)
     return index, ipaddress.ip_address(message.data[slice(*span)]) if span else None

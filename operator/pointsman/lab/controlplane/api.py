@@ -135,11 +135,12 @@ class Api:
 
     def _request(self, method: str, path: str, body: Document | None = None, kind: str = _JSON) -> Any:  # noqa: ANN401 - JSON
         deadline = time.monotonic() + _TIMEOUT
-        status, answer = self._exchange(method, path, body, kind, _TIMEOUT)
-        while status == http.HTTPStatus.TOO_MANY_REQUESTS and time.monotonic() < deadline:
+        while True:
+            status, answer = self._exchange(method, path, body, kind, _TIMEOUT)
+            if status != http.HTTPStatus.TOO_MANY_REQUESTS or time.monotonic() >= deadline:
+                break
             # A custom resource that has just come, say: its storage is not ready yet. Every client of Kubernetes waits.
             time.sleep(_PAUSE)
-            status, answer = self._exchange(method, path, body, kind, _TIMEOUT)
         document = _decode(answer)
         if status >= http.HTTPStatus.BAD_REQUEST:
             raise ApiRefusedError(status, document, f"{method} {path}")

@@ -54,6 +54,8 @@ METADATA: Final = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v
 """Form of an answer: a list with nothing but the metadata of its objects."""
 _OK_STATUSES: Final = range(200, 300)
 _UNAUTHORIZED: Final = 401
+_PASSING: Final = frozenset({429, 500, 502, 503, 504})
+"""Statuses of an API server that starts, ends or has too much to do, and of a load balancer before it."""
 
 
 class ApiError(Exception):
@@ -72,6 +74,11 @@ class ApiError(Exception):
         self.reason = reason
         self.message = message
         self.retry_after = retry_after
+
+    @property
+    def is_passing(self) -> bool:
+        """Whether the same request may be answered a moment later."""
+        return self.status in _PASSING
 
 
 class Unreachable(OSError):  # noqa: N818 (a state of the server, as ConnectionRefusedError would be one)
